@@ -1,0 +1,107 @@
+"""Write torch modules as ONNX graphs that take ``uint8 [N, H, W, 3]``."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from anomscan.config import BackboneInfo, Preprocessing
+from anomscan.errors import ParityError
+from anomscan.extractor import Extractor
+from anomscan.images import Pixels
+
+OPSET = 18
+TOLERANCE = 1e-4
+"""Largest difference of a component of a feature of norm 1 between torch and onnxruntime."""
+
+
+class FromPixels(nn.Module):
+    """Normalise raw pixels and pass them through ``parts``, so that no other program can get it wrong."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, preprocessing: Preprocessing, *parts: nn.Module) -> None:
+        super().__init__()
+        mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
+        self.register_buffer("scale", (1 / (255 * std)).reshape(1, 3, 1, 1))
+        self.register_buffer("shift", (-mean / std).reshape(1, 3, 1, 1))
+        self.parts = nn.Sequential(*parts)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map (N, H, W, 3) uint8 RGB to what the last part gives."""
+        output: Tensor = self.parts(pixels.permute(0, 3, 1, 2).float() * self.scale + self.shift)
+        return output
+
+
+class L2Normalise(nn.Module):
+    """Scale every feature vector to norm 1."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (N, D) to (N, D)."""
+        return functional.normalize(features, dim=1)
+
+
+def write_onnx(module: FromPixels, path: Path, preprocessing: Preprocessing, backbone: BackboneInfo) -> None:
+    """Write ``module`` to ``path`` as one ONNX file with dynamic N and metadata.
+
+    Args:
+        module: on the CPU, in evaluation mode.
+        path: the file to write.
+        preprocessing: size and resize rule, for the metadata.
+        backbone: for the metadata.
+    """
+    pixels = torch.zeros(2, preprocessing.height, preprocessing.width, 3, dtype=torch.uint8)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside torch's and onnxscript's own exporter
+        program = torch.onnx.export(
+            module.eval(),
+            (pixels,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["pixels"],
+            output_names=["features"],
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+            verbose=False,
+        )
+    assert program is not None  # noqa: S101 - the return type is Optional for the other exporter
+    program.model.metadata_props.update(
+        {
+            "backbone": backbone.name,
+            "weights": backbone.weights,
+            "height": str(preprocessing.height),
+            "width": str(preprocessing.width),
+            "resize": f"whole image squashed with Pillow, {preprocessing.resample}",
+            "input": "uint8 [N, H, W, 3], RGB",
+            "output": "float32 [N, D], L2-normalised",
+        }
+    )
+    program.save(path, external_data=False)
+
+
+def check_parity(module: FromPixels, extractor: Extractor, pixels: Pixels) -> None:
+    """Compare an exported graph with the module it came from, on real images.
+
+    Args:
+        module: what was exported.
+        extractor: the exported file, loaded.
+        pixels: (n, H, W, 3) uint8 RGB.
+
+    Raises:
+        ParityError: a component of a feature differs by more than ``TOLERANCE``.
+    """
+    with torch.no_grad():
+        expected = module(torch.from_numpy(pixels)).numpy()
+    difference = float(np.abs(extractor.run(pixels) - expected).max())
+    if not difference <= TOLERANCE:
+        raise ParityError(
+            f"the exported graph differs from the trained network by {difference:.2g} on real images; "
+            "nothing was written"
+        )

@@ -1,0 +1,278 @@
+"""The command line: signatures and a few lines a command. Heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
+
+import typer
+
+import anomscan
+from anomscan.config import DEFAULT_BACKBONE
+from anomscan.errors import AnomscanError
+
+if TYPE_CHECKING:
+    from anomscan.fitting import BackboneChoice, Fitted
+    from anomscan.images import Source
+
+EXIT_UNREADABLE = 3
+
+app = typer.Typer(
+    name="anomscan",
+    help="Rank the images of a folder by how anomalous they are, after looking at a folder of normal ones.",
+    epilog="Exit codes: 0 done, 1 failed, 2 bad usage, 3 done but some files could not be read.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Format(StrEnum):
+    """How rows are written."""
+
+    csv = "csv"
+    jsonl = "jsonl"
+
+
+class Device(StrEnum):
+    """Where training runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+ModelFolder = Annotated[
+    Path,
+    typer.Option("--model", envvar="ANOMSCAN_MODEL", metavar="DIR", help="The model folder."),
+]
+DEFAULT_MODEL = Path("anomscan-model")
+NormalFolder = Annotated[str, typer.Argument(metavar="NORMAL", help="Folder of normal images.")]
+BackboneName = Annotated[
+    str | None, typer.Option("--backbone", metavar="NAME", help=f"timm model [default: {DEFAULT_BACKBONE}]")
+]
+WeightsFile = Annotated[
+    Path | None,
+    typer.Option("--weights", metavar="FILE", help="Its weights (.safetensors, .pth)."),
+]
+ImageSize = Annotated[
+    int | None, typer.Option("--size", min=32, help="Side of the input in pixels [default: the backbone's]")
+]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    """Rank the images of a folder by how anomalous they are, after looking at a folder of normal ones."""
+    if version:
+        typer.echo(f"anomscan {anomscan.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def adapt(
+    normal: NormalFolder,
+    model: ModelFolder = DEFAULT_MODEL,
+    method: Annotated[
+        str, typer.Option("--method", metavar="PRESET", help="none, panda-es, msc or msc-angular.")
+    ] = "panda-es",
+    backbone: BackboneName = None,
+    weights: WeightsFile = None,
+    size: ImageSize = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps [default: the method's]")] = None,
+    time_budget: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="Stop training after this long.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same machine: same scores.")] = 0,
+    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.auto,
+    memory: Annotated[
+        float, typer.Option(min=0, metavar="GB", help="Activations above this go to a temporary file.")
+    ] = 2.0,
+) -> None:
+    """Fine-tune the backbone on normal images, export it and build the index."""
+    from anomscan.console import progress_bar
+    from anomscan.fitting import AdaptOptions
+    from anomscan.fitting import adapt as fit
+
+    options = AdaptOptions(
+        method, _backbone(backbone, weights, size), steps, time_budget, seed, device.value, memory * 1e9
+    )
+    with progress_bar() as progress:
+        fitted = fit(normal, model, options, progress)
+    _finish(fitted, model)
+
+
+@app.command()
+def index(
+    normal: NormalFolder,
+    model: ModelFolder = DEFAULT_MODEL,
+    backbone: BackboneName = None,
+    weights: WeightsFile = None,
+    size: ImageSize = None,
+) -> None:
+    """Build the index only, with the model's extractor if there is one, else with the pretrained backbone."""
+    from anomscan.console import progress_bar
+    from anomscan.fitting import index as fit
+
+    chosen = any(option is not None for option in (backbone, weights, size))
+    with progress_bar() as progress:
+        fitted = fit(normal, model, _backbone(backbone, weights, size) if chosen else None, progress)
+    _finish(fitted, model)
+
+
+@app.command()
+def score(
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="Images or folders; - reads paths from stdin.")
+    ],
+    model: ModelFolder = DEFAULT_MODEL,
+    top: Annotated[int | None, typer.Option(min=1, help="Only the N most anomalous [default: all]")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write here.")] = None,
+    format_: Annotated[Format, typer.Option("--format", help="Of the output.")] = Format.csv,
+    k: Annotated[int | None, typer.Option(min=1, help="Neighbours [default: the model's, 2]")] = None,
+    null: Annotated[
+        bool, typer.Option("--null", "-0", help="Paths on stdin end with NUL, not newline.")
+    ] = False,
+) -> None:
+    """Rank images, most anomalous first. Unreadable files come last, with the reason, whatever --top."""
+    from anomscan import console, report
+    from anomscan.bundle import read_model
+    from anomscan.config import available_cores
+    from anomscan.screening import Ranking
+    from anomscan.screening import score as screen
+
+    on_terminal = output is None and sys.stdout.isatty() and format_ is Format.csv
+    with _text_output(output) as file, Ranking() as ranking:
+        cores = available_cores()
+        loaded = read_model(model, cores)
+        with console.progress_bar() as progress:
+            screen(_sources(paths, null), loaded, ranking, k=k, threads=cores, progress=progress)
+        rows = ranking.rows(top)
+        if on_terminal:
+            console.ranking_table(rows)
+        else:
+            report.FORMATS[format_.value](rows, file)
+    if ranking.unreadable:
+        console.message(f"{ranking.unreadable} of {ranking.total} files could not be read")
+        raise typer.Exit(EXIT_UNREADABLE)
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The ONNX file to write.")],
+    model: ModelFolder = DEFAULT_MODEL,
+    images: Annotated[
+        list[str] | None,
+        typer.Option("--images", metavar="PATH", help="Images to check with [default: the normals]"),
+    ] = None,
+) -> None:
+    """Write the extractor as ONNX, after re-scoring real images with the written file."""
+    from anomscan.console import message, progress_bar
+    from anomscan.fitting import export as write
+
+    with progress_bar() as progress:
+        difference = write(model, out, images or [], progress)
+    message(f"wrote {out}; scores of real images differ by {difference:.1g} at most")
+
+
+@app.command()
+def info(
+    model: ModelFolder = DEFAULT_MODEL,
+    json: Annotated[bool, typer.Option("--json", help="Print model.json instead of a table.")] = False,
+) -> None:
+    """Show what a model folder holds, after verifying its checksums."""
+    from json import dumps
+
+    from anomscan.bundle import read_manifest, verified
+    from anomscan.console import model_table
+
+    manifest = read_manifest(model)
+    for role in manifest.files:
+        verified(model, manifest, role)
+    if json:
+        typer.echo(dumps(manifest.to_json(), indent=2))
+    else:
+        model_table(manifest, str(model))
+
+
+def _backbone(name: str | None, weights: Path | None, size: int | None) -> BackboneChoice:
+    from anomscan.fitting import BackboneChoice
+
+    return BackboneChoice(name or DEFAULT_BACKBONE, weights, size)
+
+
+def _finish(fitted: Fitted, model: Path) -> None:
+    from anomscan.console import message
+    from anomscan.images import printable
+
+    for image in fitted.unreadable:
+        message(f"skipped {printable(image.path)}: {image.error}")
+    method, data = fitted.manifest.method, fitted.manifest.data
+    how = f"{method.preset}, {method.steps} steps" if method.steps else "pretrained features"
+    message(f"wrote {model}: {how}, {data.images} normals")
+    if fitted.unreadable:
+        raise typer.Exit(EXIT_UNREADABLE)
+
+
+def _sources(paths: list[str], null: bool) -> Iterator[Source]:
+    from anomscan.images import find
+
+    def expanded() -> Iterator[str]:
+        for path in paths:
+            if path == "-":
+                yield from _stdin_paths(b"\0" if null else b"\n")
+            else:
+                yield path
+
+    return find(expanded())
+
+
+def _stdin_paths(separator: bytes) -> Iterator[str]:
+    rest = b""
+    while chunk := os.read(sys.stdin.fileno(), 1 << 16):
+        *whole, rest = (rest + chunk).split(separator)
+        yield from (os.fsdecode(path) for path in whole if path)
+    if rest:
+        yield os.fsdecode(rest)
+
+
+@contextmanager
+def _text_output(output: Path | None) -> Iterator[TextIO]:
+    """Standard output, or a file that appears whole or not at all."""
+    from anomscan.atomic import whole_file
+    from anomscan.report import ENCODING
+
+    if output is None:
+        sys.stdout.reconfigure(**ENCODING)  # type: ignore[union-attr]
+        yield sys.stdout
+        return
+    with whole_file(output) as path, open(path, "w", **ENCODING) as file:  # type: ignore[call-overload]
+        yield file
+
+
+def main() -> NoReturn:
+    """Run the command line; every expected error becomes one sentence and an exit code."""
+    from anomscan.console import message
+
+    try:
+        app()
+    except AnomscanError as error:
+        message(f"anomscan: {error}")
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except KeyboardInterrupt:
+        message("anomscan: interrupted; nothing was changed")
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    sys.exit(0)

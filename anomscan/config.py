@@ -1,0 +1,129 @@
+"""What a model is, as frozen dataclasses: they are ``model.json``, read and written whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+SCHEMA = 1
+"""Version of the model folder's layout; a reader refuses a larger one."""
+
+DEFAULT_BACKBONE = "tf_efficientnet_lite0"
+DEFAULT_K = 2
+Progress = Callable[[str, int, int | None, str], None]
+"""Called as work advances: what is being done, how much is done, of how much if known, a remark."""
+
+COLUMNS = ("rank", "path", "score", "p_value", "anomalous", "nearest_normal", "error")
+
+
+def available_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a decoded image becomes the graph's input; recorded, never guessed from data.
+
+    The whole image is squashed to ``height`` x ``width`` pixels with Pillow's ``resample`` filter.
+    ``mean`` and ``std`` (of RGB in [0, 1]) are applied inside the graph and stand here for the record.
+    """
+
+    height: int
+    width: int
+    resample: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """The network before adapting: its timm name, where its weights came from, their SHA-256."""
+
+    name: str
+    weights: str
+    weights_sha256: str
+    dim: int
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """How the backbone was adapted: the preset and every number that shaped the run."""
+
+    preset: str
+    seed: int
+    steps: int = 0
+    final_loss: float | None = None
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ScorerInfo:
+    """How a feature becomes a score: the sum of the distances to the ``k`` nearest normals."""
+
+    name: str = "knn"
+    k: int = DEFAULT_K
+    metric: str = "cosine"
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """The normals in the gallery: where they were, how many, and a fingerprint of their pixels.
+
+    ``fingerprint`` is the SHA-256 over the relative paths and the preprocessed pixels, in gallery order.
+    """
+
+    root: str
+    images: int
+    unreadable: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """One file of the model folder: its name, which changes with its content, and its SHA-256."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of ``model.json``. ``files`` maps a role (``extractor``, ``index`` ...) to a file."""
+
+    anomscan: str
+    created: str
+    backbone: BackboneInfo
+    preprocessing: Preprocessing
+    method: MethodInfo
+    scorer: ScorerInfo
+    data: DataInfo
+    versions: dict[str, str]
+    files: dict[str, FileInfo]
+    schema: int = SCHEMA
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as plain dictionaries and lists."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Manifest:
+        """Rebuild a manifest; raises KeyError or TypeError where ``data`` is not one."""
+        preprocessing = data["preprocessing"]
+        return cls(
+            anomscan=data["anomscan"],
+            created=data["created"],
+            backbone=BackboneInfo(**data["backbone"]),
+            preprocessing=Preprocessing(
+                **{**preprocessing, "mean": tuple(preprocessing["mean"]), "std": tuple(preprocessing["std"])}
+            ),
+            method=MethodInfo(**data["method"]),
+            scorer=ScorerInfo(**data["scorer"]),
+            data=DataInfo(**data["data"]),
+            versions=data["versions"],
+            files={role: FileInfo(**file) for role, file in data["files"].items()},
+            schema=data["schema"],
+        )

@@ -1,0 +1,120 @@
+"""What a person sees: progress, tables and messages, on standard error. The only printer.
+
+rich is imported only where something is drawn: a script that reads CSV from a pipe does not wait for it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from anomscan.config import Manifest, Progress
+from anomscan.images import printable
+from anomscan.report import Row
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def message(text: str) -> None:
+    """One line to standard error."""
+    print(text, file=sys.stderr)  # noqa: T201 - this is the printer
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A bar on a terminal, nothing elsewhere; one line for every kind of work, with the time left."""
+    if not sys.stderr.isatty():
+        yield lambda what, done, total, remark: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        SpinnerColumn(finished_text="✓"),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[remark]}"),
+    )
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        tasks: dict[str, object] = {}
+
+        def advance(what: str, done: int, total: int | None, remark: str) -> None:
+            if what not in tasks:
+                for task in bar.tasks:
+                    bar.update(task.id, total=task.total or task.completed or 1, completed=task.total or 1)
+                tasks[what] = bar.add_task(what, total=total, remark=remark)
+            bar.update(tasks[what], completed=done, total=total, remark=remark)  # type: ignore[arg-type]
+
+        yield advance
+
+
+def ranking_table(rows: Iterable[Row]) -> None:
+    """Draw rows for a person, on standard output."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("rank", justify="right")
+    table.add_column("score", justify="right")
+    table.add_column("path", overflow="fold", ratio=3)
+    table.add_column("nearest normal, or error", overflow="fold", ratio=2)
+    for row in rows:
+        note = Text(row.error, style="red") if row.error else _short(row.nearest_normal)
+        table.add_row(
+            "" if row.rank is None else str(row.rank),
+            "" if row.score is None else f"{row.score:.4f}",
+            Text(printable(row.path)),
+            note,
+        )
+    _print(table)
+
+
+def _short(path: str | None) -> str:
+    return printable(os.path.basename(path or ""))
+
+
+def model_table(manifest: Manifest, folder: str) -> None:
+    """Draw what a model folder holds, on standard output."""
+    from rich.table import Table
+    from rich.text import Text
+
+    preprocessing, method, data = manifest.preprocessing, manifest.method, manifest.data
+    settings = ", ".join(f"{name} {value}" for name, value in method.settings.items() if name != "steps")
+    loss = "" if method.final_loss is None else f", last loss {method.final_loss:.4g}"
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in (
+        ("model", folder),
+        ("created", f"{manifest.created} by anomscan {manifest.anomscan}"),
+        (
+            "backbone",
+            f"{manifest.backbone.name} ({manifest.backbone.weights}), {manifest.backbone.dim} features",
+        ),
+        ("method", f"{method.preset}, {method.steps} steps, seed {method.seed}{loss}"),
+        ("settings", settings or "none"),
+        (
+            "input",
+            f"{preprocessing.width} x {preprocessing.height} pixels, whole image, {preprocessing.resample}",
+        ),
+        ("scorer", f"{manifest.scorer.name}, k = {manifest.scorer.k}, {manifest.scorer.metric} distance"),
+        ("normals", f"{data.images} images of {printable(data.root)}, {data.unreadable} unreadable"),
+        ("fingerprint", data.fingerprint),
+        ("versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
+        ("files", ", ".join(file.name for file in manifest.files.values())),
+    ):
+        table.add_row(name, Text(value))
+    _print(table)
+
+
+def _print(table: Table) -> None:
+    from rich.console import Console
+
+    Console().print(table)

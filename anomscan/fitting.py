@@ -1,0 +1,393 @@
+"""From a folder of normal images to a model folder."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import anomscan
+from anomscan.atomic import whole_file
+from anomscan.bundle import (
+    EXTRACTOR,
+    INDEX,
+    MANIFEST,
+    NORMALS,
+    WEIGHTS,
+    Model,
+    commit,
+    read_manifest,
+    read_model,
+    staging,
+    verified,
+    write_normals,
+)
+from anomscan.config import (
+    DEFAULT_BACKBONE,
+    BackboneInfo,
+    DataInfo,
+    Manifest,
+    MethodInfo,
+    Preprocessing,
+    Progress,
+    ScorerInfo,
+    available_cores,
+)
+from anomscan.errors import InputError, NoImages, ParityError
+from anomscan.extractor import Extractor, Features
+from anomscan.gallery import Gallery
+from anomscan.images import Decoded, Source, decode_all, find, printable
+from anomscan.scorers import knn_score
+
+if TYPE_CHECKING:
+    from anomscan.adapt.backbones import Backbone
+    from anomscan.adapt.onnx_export import FromPixels
+
+PARITY_IMAGES = 16
+EXPORT_IMAGES = 64
+EXPORT_TOLERANCE = 1e-4
+"""Largest difference of a score between an exported file and the model it was exported from."""
+
+
+@dataclass(frozen=True)
+class BackboneChoice:
+    """Which pretrained network: see ``adapt.backbones.load_backbone``."""
+
+    name: str = DEFAULT_BACKBONE
+    weights: Path | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class AdaptOptions:
+    """How to adapt.
+
+    ``steps`` None takes the preset's; ``time_budget`` is in seconds of training; ``memory`` is what the
+    cached activations may take, in bytes, before they go to a memory-mapped file.
+    """
+
+    method: str = "panda-es"
+    backbone: BackboneChoice = field(default_factory=BackboneChoice)
+    steps: int | None = None
+    time_budget: float | None = None
+    seed: int = 0
+    device: str = "auto"
+    memory: float = 2e9
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What was written, and the normals that could not be read."""
+
+    manifest: Manifest
+    unreadable: list[Decoded]
+
+
+@dataclass(frozen=True)
+class _Extraction:
+    """An extractor staged for commit, and what is known of it."""
+
+    files: dict[str, Path]
+    backbone: BackboneInfo
+    preprocessing: Preprocessing
+    method: MethodInfo
+
+
+def adapt(root: str, folder: Path, options: AdaptOptions, progress: Progress) -> Fitted:
+    """Fine-tune a backbone on the images below ``root`` and make the result the model of ``folder``.
+
+    The normals that build the index are embedded by the exported ONNX graph, which also scores.
+
+    Raises:
+        UsageError: unknown method or backbone.
+        InputError: ``root`` does not exist or holds no readable image.
+        WeightsUnavailable, TrainingDiverged, ParityError, OutputError: the old model stays.
+    """
+    from anomscan.adapt.presets import find_preset
+
+    preset = find_preset(options.method)
+    sources = _find_normals(root)
+    with staging(folder) as stage:
+        progress("loading the backbone", 0, None, "")
+        extraction = (
+            _adapted(sources, stage, options, progress)
+            if preset.objective
+            else _pretrained(
+                sources, stage, options.backbone, MethodInfo(options.method, options.seed), progress
+            )
+        )
+        return _index(root, sources, folder, stage, extraction, progress)
+
+
+def index(root: str, folder: Path, backbone: BackboneChoice | None, progress: Progress) -> Fitted:
+    """Build the index of the images below ``root``.
+
+    With ``backbone`` None the extractor of the model in ``folder`` is kept, adapted or not; where there
+    is no model yet, or with a backbone, the pretrained features are taken as they are (DN2).
+
+    Raises:
+        InputError: ``root`` does not exist or holds no readable image.
+        ModelError: the model in ``folder`` cannot be used.
+        UsageError, WeightsUnavailable, OutputError: the old model stays.
+    """
+    sources = _find_normals(root)
+    with staging(folder) as stage:
+        if backbone is None and (folder / MANIFEST).exists():
+            extraction = _existing(folder, stage)
+        else:
+            progress("loading the backbone", 0, None, "")
+            choice = backbone or BackboneChoice()
+            extraction = _pretrained(sources, stage, choice, MethodInfo("none", seed=0), progress)
+        return _index(root, sources, folder, stage, extraction, progress)
+
+
+def export(folder: Path, out: Path, images: list[str], progress: Progress) -> float:
+    """Write the extractor of ``folder`` to ``out``, after re-scoring real images with the written file.
+
+    Args:
+        folder: the model folder.
+        out: the ONNX file to write.
+        images: images or folders to check with, against the model's own extractor; with none, the
+            normals still on this disk are checked against the features in the index.
+        progress: see ``config.Progress``.
+
+    Returns:
+        The largest difference of a score that was seen, at most ``EXPORT_TOLERANCE``.
+
+    Raises:
+        ParityError: a score differs, ``out`` was not written.
+        NoImages: there is nothing to check with.
+        ModelError, OutputError: the model cannot be used, ``out`` cannot be written.
+    """
+    threads = available_cores()
+    model = read_model(folder, threads)
+    decoded, expected = _given_images(model, images) if images else _gallery_images(model)
+    if not decoded:
+        raise NoImages(
+            "no image to check the exported file with: the normals are no longer where they were; "
+            "name a few images or their folder with --images"
+        )
+    with whole_file(out) as partial:
+        shutil.copyfile(verified(folder, model.manifest, EXTRACTOR), partial)
+        exported = Extractor(partial, threads)
+        progress("re-scoring with the exported file", 0, len(decoded), "")
+        features = np.concatenate([features for _, features in exported.embed(decoded)])
+        difference = float(np.abs(_scores(model, features) - _scores(model, expected)).max())
+        if not difference <= EXPORT_TOLERANCE:
+            raise ParityError(
+                f"the exported file scores real images differently, by up to {difference:.2g}, so it was not "
+                "written; if the normals have changed since the index was built, run 'anomscan index' again"
+            )
+    return difference
+
+
+def _find_normals(root: str) -> list[Source]:
+    sources = list(find([root]))
+    if not sources:
+        raise NoImages(f"no images in {printable(root)}: it holds no file with an image suffix")
+    return sources
+
+
+def _decoded(sources: Iterable[Source], preprocessing: Preprocessing) -> Iterator[Decoded]:
+    return decode_all(sources, preprocessing, available_cores())
+
+
+def _pretrained(
+    sources: list[Source], stage: Path, choice: BackboneChoice, method: MethodInfo, progress: Progress
+) -> _Extraction:
+    """Export the backbone as it is."""
+    from anomscan.adapt.backbones import load_backbone
+    from anomscan.adapt.onnx_export import FromPixels, L2Normalise
+
+    backbone = load_backbone(choice.name, choice.weights, choice.size)
+    module = FromPixels(backbone.preprocessing, backbone.model, L2Normalise())
+    return _exported(sources, stage, backbone, module, method, progress)
+
+
+def _adapted(sources: list[Source], stage: Path, options: AdaptOptions, progress: Progress) -> _Extraction:
+    """Train the tail of the backbone over cached activations of its trunk, and export the whole."""
+    import torch
+
+    from anomscan.adapt.activations import cache_activations
+    from anomscan.adapt.backbones import load_backbone
+    from anomscan.adapt.onnx_export import FromPixels, L2Normalise, write_onnx
+    from anomscan.adapt.presets import find_preset
+    from anomscan.adapt.trainables import last_stages
+    from anomscan.adapt.trainer import resolve_device, train
+    from anomscan.adapt.views import Augmentation
+
+    preset = find_preset(options.method)
+    assert preset.objective is not None  # noqa: S101 - the caller's branch
+    torch.manual_seed(options.seed)
+    torch.use_deterministic_algorithms(True)
+    backbone = load_backbone(options.backbone.name, options.backbone.weights, options.backbone.size)
+    preprocessing = backbone.preprocessing
+    trunk, tail = last_stages(backbone)
+    objective = preset.objective()
+
+    trunk_file = stage / "trunk.onnx"
+    write_onnx(FromPixels(preprocessing, trunk), trunk_file, preprocessing, backbone.info)
+    cache = cache_activations(
+        Extractor(trunk_file, available_cores()),
+        _counted("reading the normals", _decoded(sources, preprocessing), len(sources), progress),
+        len(sources),
+        augmented=preset.views,
+        augment=Augmentation(preprocessing.height, preprocessing.width),
+        memory=options.memory,
+    )
+    trunk_file.unlink()
+    if cache is None:
+        raise InputError(f"none of the {len(sources)} normal images can be read")
+
+    optimisation = preset.optimisation
+    if options.steps is not None:
+        optimisation = replace(optimisation, steps=options.steps)
+    deadline = None if options.time_budget is None else time.monotonic() + options.time_budget
+    device = resolve_device(options.device)
+    steps, loss = train(
+        tail,
+        cache,
+        objective,
+        optimisation,
+        seed=options.seed,
+        device=device,
+        deadline=deadline,
+        on_step=lambda step, loss: progress("adapting", step, optimisation.steps, f"loss {loss:.4g}"),
+    )
+    method = MethodInfo(options.method, options.seed, steps, loss if steps else None, asdict(optimisation))
+    module = FromPixels(preprocessing, trunk, tail.to("cpu"), L2Normalise())
+    return _exported(sources, stage, backbone, module, method, progress)
+
+
+def _exported(
+    sources: list[Source],
+    stage: Path,
+    backbone: Backbone,
+    module: FromPixels,
+    method: MethodInfo,
+    progress: Progress,
+) -> _Extraction:
+    """Write the network as ONNX, checked on real images, and its weights."""
+    import safetensors.torch
+
+    from anomscan.adapt.onnx_export import check_parity, write_onnx
+
+    progress("exporting to ONNX", 0, None, "")
+    onnx_file, weights = stage / "extractor.onnx", stage / "extractor.safetensors"
+    write_onnx(module, onnx_file, backbone.preprocessing, backbone.info)
+    pixels = []
+    for image in _decoded(sources, backbone.preprocessing):
+        if image.pixels is not None:
+            pixels.append(image.pixels)
+        if len(pixels) == PARITY_IMAGES:
+            break
+    if not pixels:
+        raise InputError(f"none of the {len(sources)} normal images can be read")
+    check_parity(module, Extractor(onnx_file, available_cores()), np.stack(pixels))
+    safetensors.torch.save_file({k: v.contiguous() for k, v in backbone.model.state_dict().items()}, weights)
+    files = {EXTRACTOR: onnx_file, WEIGHTS: weights}
+    return _Extraction(files, backbone.info, backbone.preprocessing, method)
+
+
+def _existing(folder: Path, stage: Path) -> _Extraction:
+    """The extractor that ``folder`` has already."""
+    manifest = read_manifest(folder)
+    files = {}
+    for role in (EXTRACTOR, WEIGHTS):
+        source = verified(folder, manifest, role)
+        files[role] = stage / source.name
+        shutil.copyfile(source, files[role])
+    return _Extraction(files, manifest.backbone, manifest.preprocessing, manifest.method)
+
+
+def _index(
+    root: str, sources: list[Source], folder: Path, stage: Path, extraction: _Extraction, progress: Progress
+) -> Fitted:
+    """Embed the normals with the staged graph, build the gallery and commit everything."""
+    extractor = Extractor(extraction.files[EXTRACTOR], available_cores())
+    images = _counted(
+        "embedding the normals", _decoded(sources, extraction.preprocessing), len(sources), progress
+    )
+    features: list[Features] = []
+    normals: list[str] = []
+    unreadable: list[Decoded] = []
+    fingerprint = hashlib.sha256()
+    for batch, embedded in extractor.embed(images):
+        if batch[0].pixels is None:
+            unreadable.extend(batch)
+            continue
+        features.append(embedded)
+        for image in batch:
+            normals.append(os.path.abspath(image.path))
+            fingerprint.update(os.fsencode(os.path.relpath(image.path, root)))
+            fingerprint.update(image.pixels.tobytes() if image.pixels is not None else b"")
+    if not features:
+        raise InputError(f"none of the {len(sources)} normal images can be read")
+    gallery = Gallery.build(np.concatenate(features))
+    scorer = ScorerInfo()
+    gallery.search(gallery.vectors()[:1], scorer.k)
+    index_file, normals_file = stage / "index.faiss", stage / "normals.json"
+    gallery.save(index_file)
+    write_normals(normals_file, normals)
+    manifest = Manifest(
+        anomscan=anomscan.__version__,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        backbone=extraction.backbone,
+        preprocessing=extraction.preprocessing,
+        method=extraction.method,
+        scorer=scorer,
+        data=DataInfo(os.path.abspath(root), len(normals), len(unreadable), fingerprint.hexdigest()),
+        versions=_versions(),
+        files={},
+    )
+    staged = {**extraction.files, INDEX: index_file, NORMALS: normals_file}
+    return Fitted(commit(folder, staged, manifest), unreadable)
+
+
+def _counted(what: str, images: Iterable[Decoded], total: int, progress: Progress) -> Iterator[Decoded]:
+    for done, image in enumerate(images, start=1):
+        yield image
+        progress(what, done, total, "")
+
+
+def _versions() -> dict[str, str]:
+    packages = ("numpy", "pillow", "onnxruntime", "faiss-cpu", "torch", "timm")
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _scores(model: Model, features: Features) -> Features:
+    distances, _ = model.gallery.search(features, min(model.manifest.scorer.k, len(model.gallery)))
+    return knn_score(distances)
+
+
+def _given_images(model: Model, images: list[str]) -> tuple[list[Decoded], Features]:
+    decoded = [d for d in _decoded(find(images), model.manifest.preprocessing) if d.pixels is not None]
+    decoded = decoded[:EXPORT_IMAGES]
+    if not decoded:
+        return [], np.empty((0, model.gallery.dim), np.float32)
+    return decoded, np.concatenate([features for _, features in model.extractor.embed(decoded)])
+
+
+def _gallery_images(model: Model) -> tuple[list[Decoded], Features]:
+    """Normals of the gallery that are still on this disk, spread over it, and their features there."""
+    spread = np.linspace(0, len(model.normals) - 1, min(EXPORT_IMAGES, len(model.normals))).astype(int)
+    sources = [Source(model.normals[i]) for i in spread]
+    decoded = list(_decoded(sources, model.manifest.preprocessing))
+    readable = [i for i, image in enumerate(decoded) if image.pixels is not None]
+    return [decoded[i] for i in readable], model.gallery.vectors()[spread[readable]]

@@ -1,0 +1,77 @@
+"""The features of the normals and the search among them. The only module that uses FAISS."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from anomscan.errors import GalleryTooSmall, ModelDamaged
+from anomscan.extractor import Features
+
+
+class Gallery:
+    """Exact nearest-neighbour search by cosine distance among L2-normalised features.
+
+    Invariant: a vector of the gallery, searched again, finds itself at a distance of about 0.
+    """
+
+    def __init__(self, index: faiss.Index) -> None:
+        self._index = index
+
+    @classmethod
+    def build(cls, features: Features) -> Gallery:
+        """A gallery of ``features``, (n, D) float32 with rows of norm 1."""
+        index = faiss.IndexFlatIP(features.shape[1])
+        index.add(np.ascontiguousarray(features))
+        return cls(index)
+
+    @classmethod
+    def load(cls, path: Path) -> Gallery:
+        """Read a gallery; raises ModelDamaged where ``path`` is not one."""
+        try:
+            return cls(faiss.read_index(os.fspath(path)))
+        except RuntimeError as error:
+            raise ModelDamaged(f"FAISS cannot read {path.name}") from error
+
+    def save(self, path: Path) -> None:
+        """Write the index to ``path``."""
+        faiss.write_index(self._index, os.fspath(path))
+
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
+
+    @property
+    def dim(self) -> int:
+        """Length of a feature vector."""
+        return int(self._index.d)
+
+    def vectors(self) -> Features:
+        """The features in the order in which they were added, (n, D) float32."""
+        vectors: Features = self._index.reconstruct_n(0, len(self))
+        return vectors
+
+    def search(self, queries: Features, k: int) -> tuple[Features, NDArray[np.int64]]:
+        """The ``k`` nearest normals of each query.
+
+        Args:
+            queries: (n, D) float32, rows of norm 1.
+            k: neighbours, at least 1.
+
+        Returns:
+            Cosine distances 1 - cos, (n, k) float32 in [0, 2], ascending in each row; and the
+            positions of the normals in the gallery, (n, k) int64.
+
+        Raises:
+            GalleryTooSmall: fewer normals than ``k``.
+        """
+        if k > len(self):
+            raise GalleryTooSmall(
+                f"the gallery holds {len(self)} normal image{'s' * (len(self) != 1)}, "
+                f"too few for {k} neighbours; the largest possible --k is {len(self)}"
+            )
+        similarities, neighbours = self._index.search(np.ascontiguousarray(queries), k)
+        return np.clip(1.0 - similarities, 0.0, 2.0), neighbours

@@ -1,0 +1,106 @@
+"""Rank images with a model."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+
+from anomscan.bundle import Model
+from anomscan.config import Progress
+from anomscan.errors import NoImages
+from anomscan.images import Source, decode_all
+from anomscan.report import Row, plain_path
+from anomscan.scorers import knn_score
+
+
+class Ranking:
+    """Scored images, sorted on demand; on disk, so that memory does not grow with their number.
+
+    A context manager: the temporary database is gone when the block ends.
+    """
+
+    def __init__(self) -> None:
+        self._db = sqlite3.connect("")  # SQLite's private temporary file, deleted on close
+        self._db.execute("CREATE TABLE row (path BLOB, score REAL, nearest BLOB, error TEXT)")
+        self.unreadable = 0
+        self.scored = 0
+
+    def __enter__(self) -> Ranking:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._db.close()
+
+    @property
+    def total(self) -> int:
+        """Images added, readable or not."""
+        return self.scored + self.unreadable
+
+    def add(self, path: str, score: float, nearest_normal: str) -> None:
+        """Add an image that was scored."""
+        values = (os.fsencode(plain_path(path)), score, os.fsencode(nearest_normal))
+        self._db.execute("INSERT INTO row VALUES (?, ?, ?, NULL)", values)
+        self.scored += 1
+
+    def add_unreadable(self, path: str, error: str) -> None:
+        """Add an image that cannot be read, with the reason."""
+        values = (os.fsencode(plain_path(path)), error.encode("utf-8", "backslashreplace").decode())
+        self._db.execute("INSERT INTO row VALUES (?, NULL, NULL, ?)", values)
+        self.unreadable += 1
+
+    def rows(self, top: int | None = None) -> Iterator[Row]:
+        """The ``top`` most anomalous images (all by default), then every unreadable one.
+
+        Equal scores keep the order in which they were added.
+        """
+        ranked = self._db.execute(
+            "SELECT path, score, nearest FROM row WHERE error IS NULL ORDER BY score DESC, rowid LIMIT ?",
+            (-1 if top is None else top,),
+        )
+        for rank, (path, score, nearest) in enumerate(ranked, start=1):
+            yield Row(rank, os.fsdecode(path), score, nearest_normal=os.fsdecode(nearest))
+        for path, error in self._db.execute(
+            "SELECT path, error FROM row WHERE error IS NOT NULL ORDER BY rowid"
+        ):
+            yield Row(None, os.fsdecode(path), None, error=error)
+
+
+def score(
+    sources: Iterable[Source],
+    model: Model,
+    ranking: Ranking,
+    *,
+    k: int | None,
+    threads: int,
+    progress: Progress,
+) -> None:
+    """Score ``sources`` into ``ranking``: the sum of the cosine distances to the k nearest normals.
+
+    Args:
+        sources: the images, lazily; memory does not grow with their number.
+        model: what to compare with.
+        ranking: receives one row for every source.
+        k: neighbours; None takes the model's.
+        threads: threads that decode; the model's extractor has its own.
+        progress: see ``config.Progress``.
+
+    Raises:
+        GalleryTooSmall: fewer normals than ``k``.
+        NoImages: ``sources`` is empty.
+    """
+    k = k or model.manifest.scorer.k
+    images = decode_all(sources, model.manifest.preprocessing, threads)
+    for batch, features in model.extractor.embed(images):
+        if batch[0].error is not None:
+            ranking.add_unreadable(batch[0].path, batch[0].error)
+        else:
+            distances, neighbours = model.gallery.search(features, k)
+            for image, value, nearest in zip(batch, knn_score(distances), neighbours[:, 0], strict=True):
+                ranking.add(image.path, float(str(value)), model.normals[nearest])
+        progress("scoring", ranking.total, None, "")
+    if not ranking.total:
+        raise NoImages("no images to score: the folder holds no file with an image suffix")

@@ -1,0 +1,75 @@
+"""Shared fixtures: drawn images and a small real model, so that no test needs a network or a GPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anomscan.bundle import Model, read_model
+from anomscan.fitting import BackboneChoice, index
+
+REPOSITORY = Path(__file__).parent.parent
+SIZE = 64
+
+
+def draw(seed: int, *, side: int = 96) -> Image.Image:
+    """A grey disc on a noisy background; the seed moves it."""
+    generator = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side]
+    cy, cx = side / 2 + generator.normal(0, 4, 2)
+    disc = (x - cx) ** 2 + (y - cy) ** 2 < (side / 3) ** 2
+    pixels = np.where(disc, 180, 60)[..., None] + generator.normal(0, 8, (side, side, 3))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def normal_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty drawn normal images."""
+    folder = tmp_path_factory.mktemp("normal")
+    for seed in range(20):
+        draw(seed).save(folder / f"{seed:02}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory, normal_folder: Path) -> Path:
+    """A model of the normals: the default backbone, unadapted, at 64 pixels. Read it, never write it."""
+    folder = tmp_path_factory.mktemp("session") / "model"
+    index(str(normal_folder), folder, BackboneChoice(size=SIZE), lambda *_: None)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(model_folder: Path) -> Model:
+    """That model, loaded."""
+    return read_model(model_folder, threads=1)
+
+
+Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run ``anomscan`` as a process of its own in an empty folder, and return what it printed."""
+
+    def call(
+        *arguments: str | bytes | Path, stdin: bytes = b"", cwd: Path | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[bytes]:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("ANOMSCAN")}
+        return subprocess.run(
+            [sys.executable, "-m", "anomscan", *arguments],
+            input=stdin,
+            capture_output=True,
+            cwd=cwd or tmp_path,
+            env={**inherited, "PYTHONPATH": str(REPOSITORY), **environment},
+            check=False,
+        )
+
+    return call
