@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from anomscan.images import Source
 
 EXIT_UNREADABLE = 3
+TRAINING_PACKAGES = ("torch", "torchvision", "timm", "safetensors", "onnx", "onnxscript")
 
 app = typer.Typer(
     name="anomscan",
@@ -268,6 +269,11 @@ def main() -> NoReturn:
     except AnomscanError as error:
         message(f"anomscan: {error}")
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if error.name not in TRAINING_PACKAGES:
+            raise
+        message(f"anomscan: this needs {error.name}, which an installation for scoring only leaves out")
+        sys.exit(1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

@@ -40,9 +40,19 @@ def plain_path(path: str) -> str:
     return "./" + path if path.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else path
 
 
+class _LineFeeds:
+    """Ends lines with a line feed; csv quotes a carriage return only where lines end with one."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, line: str) -> None:
+        self._file.write(line.removesuffix("\r\n") + "\n")
+
+
 def write_csv(rows: Iterable[Row], file: TextIO) -> None:
     """Write a header and one line a row; quoted where needed, lines end with a line feed."""
-    writer = csv.writer(file, lineterminator="\n")
+    writer = csv.writer(_LineFeeds(file))
     writer.writerow(COLUMNS)
     writer.writerows(map(astuple, rows))
 

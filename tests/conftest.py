@@ -39,6 +39,19 @@ def normal_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> BackboneChoice:
+    """A small ResNet with random weights, given as a file: it exports in a moment."""
+    import safetensors.torch
+    import timm
+    import torch
+
+    torch.manual_seed(0)
+    weights = tmp_path_factory.mktemp("weights") / "resnet10t.safetensors"
+    safetensors.torch.save_file(timm.create_model("resnet10t").state_dict(), weights)
+    return BackboneChoice("resnet10t", weights, SIZE)
+
+
+@pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory, normal_folder: Path) -> Path:
     """A model of the normals: the default backbone, unadapted, at 64 pixels. Read it, never write it."""
     folder = tmp_path_factory.mktemp("session") / "model"

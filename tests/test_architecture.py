@@ -28,6 +28,7 @@ FLOORS = {
     "anomscan.report": 2,
     "anomscan.adapt": 2,
     "anomscan.screening": 3,
+    "anomscan.evaluation": 3,
     "anomscan.fitting": 3,
     "anomscan.cli": 4,
     "anomscan.console": 4,

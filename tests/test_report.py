@@ -14,7 +14,7 @@ from anomscan.report import ENCODING, FORMATS, Row, plain_path
 NAMES = [
     b"plain.png",
     b"with space.png",
-    b"comma,quote\".png",
+    b'comma,quote".png',
     b"apostrophe'.png",
     b"line\nfeed.png",
     b"carriage\rreturn.png",
@@ -26,7 +26,9 @@ NAMES = [
     b"+plus.png",
     b"\ttab.png",
 ]
-ROWS = [Row(i, plain_path(os.fsdecode(name)), 1 / (i + 3), nearest_normal="n") for i, name in enumerate(NAMES)]
+ROWS = [
+    Row(i, plain_path(os.fsdecode(name)), 1 / (i + 3), nearest_normal="n") for i, name in enumerate(NAMES)
+]
 ROWS.append(Row(None, "broken.jpg", None, error="image file is truncated"))
 
 

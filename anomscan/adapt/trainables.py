@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm.models
 from torch import fx, nn
 
@@ -63,24 +65,24 @@ def split(model: nn.Module, after: str) -> tuple[fx.GraphModule, fx.GraphModule]
         ) from error
     inside = [node for node in graph.nodes if after in node.meta.get("nn_module_stack", {})]
     boundary = inside[-1]
+    _, *options = [node for node in graph.nodes if node.op == "placeholder"]
+    defaults = {option: option.args[0] for option in options}
     head, tail = fx.Graph(), fx.Graph()
-    copied: dict[fx.Node, fx.Node] = {}
+    into_head: dict[fx.Node, Any] = dict(defaults)
+    into_tail: dict[fx.Node, Any] = {**defaults, boundary: tail.placeholder("activations")}
     for node in graph.nodes:
-        copied[node] = head.node_copy(node, copied.__getitem__)
-        if node is boundary:
-            head.output(copied[node])
-            break
-    seen = set(copied)
-    copied = {boundary: tail.placeholder("activations")}
-    for node in graph.nodes:
-        if node in seen:
+        if node in defaults:
             continue
-        foreign = [source for source in node.all_input_nodes if source in seen and source is not boundary]
-        if foreign:
+        if boundary not in into_head:
+            into_head[node] = head.node_copy(node, into_head.__getitem__)
+            continue
+        missing = [source for source in node.all_input_nodes if source not in into_tail]
+        if missing:
             raise UsageError(
-                f"{type(model).__name__} cannot be cut behind {after}: {node} also needs {foreign[0]}"
+                f"{type(model).__name__} cannot be cut behind {after}: {node} also needs {missing[0]}"
             )
-        copied[node] = tail.node_copy(node, copied.__getitem__)
+        into_tail[node] = tail.node_copy(node, into_tail.__getitem__)
+    head.output(into_head[boundary])
     return _module(model, head), _module(model, tail)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from anomscan.adapt.activations import ActivationCache
 from anomscan.adapt.objectives import Objective
+from anomscan.adapt.parallel import CoreParallel
 from anomscan.adapt.presets import Optimisation
 from anomscan.errors import TrainingDiverged, UsageError
 
@@ -61,39 +62,39 @@ def train(
         TrainingDiverged: the loss is not finite.
     """
     generator = np.random.default_rng(seed)
-    tail.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    with torch.no_grad():
-        objective.prepare(torch.cat(list(_features(tail, cache, device))))
+    parameters = [parameter for parameter in tail.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(
-        [parameter for parameter in tail.parameters() if parameter.requires_grad],
+        parameters,
         lr=optimisation.rate,
         momentum=optimisation.momentum,
         weight_decay=optimisation.weight_decay,
     )
     done, last = 0, math.nan
-    for images in _batches(len(cache), optimisation.batch, optimisation.steps, generator):
-        if deadline is not None and time.monotonic() > deadline:
-            break
-        loss = objective(tail(_on(device, _read(cache, images, objective.views, generator))))
-        last = loss.item()
-        if not math.isfinite(last):
-            raise TrainingDiverged(f"the loss is {last} at step {done + 1}; the model is as it was")
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        if optimisation.clip is not None:
-            nn.utils.clip_grad_norm_(tail.parameters(), optimisation.clip)
-        optimizer.step()
-        done += 1
-        on_step(done, last)
+    with CoreParallel(tail, device) as network:
+        objective.prepare(torch.cat([network.features(batch) for batch in _images(cache, 64)]))
+        for images in _batches(len(cache), optimisation.batch, optimisation.steps, generator):
+            if deadline is not None and time.monotonic() > deadline:
+                break
+            features = network.forward(_read(cache, images, objective.views, generator))
+            loss = objective(features)
+            last = loss.item()
+            if not math.isfinite(last):
+                raise TrainingDiverged(f"the loss is {last} at step {done + 1}; the model is as it was")
+            (gradient,) = torch.autograd.grad(loss, features)
+            network.backward(gradient)
+            if optimisation.clip is not None:
+                nn.utils.clip_grad_norm_(parameters, optimisation.clip)
+            optimizer.step()
+            done += 1
+            on_step(done, last)
     return done, last
 
 
-def _features(
-    tail: nn.Module, cache: ActivationCache, device: torch.device, batch: int = 32
-) -> Iterator[Tensor]:
+def _images(cache: ActivationCache, batch: int) -> Iterator[Tensor]:
+    """View 0 of all images, a batch at a time."""
     for first in range(0, len(cache), batch):
         images = np.arange(first, min(first + batch, len(cache)))
-        yield tail(_on(device, cache.read(np.zeros_like(images), images)))
+        yield cache.read(np.zeros_like(images), images)
 
 
 def _batches(images: int, batch: int, steps: int, generator: np.random.Generator) -> Iterator[Indices]:
@@ -112,9 +113,3 @@ def _read(cache: ActivationCache, images: Indices, views: int, generator: np.ran
         return cache.read(np.zeros_like(images), images)
     augmented = np.stack([1 + generator.permutation(cache.views - 1)[:views] for _ in images], axis=1)
     return cache.read(augmented.reshape(-1), np.tile(images, views))
-
-
-def _on(device: torch.device, activations: Tensor) -> Tensor:
-    """Channels last doubles the speed of convolutions on a CPU."""
-    layout = torch.channels_last if activations.ndim == 4 else torch.contiguous_format
-    return activations.to(device).contiguous(memory_format=layout)

@@ -1,0 +1,95 @@
+"""DN2 one-vs-rest: one class is normal, the whole test set is ranked, AUROC for every class.
+
+Any ROOT with ``train/CLASS/*`` and ``test/CLASS/*`` will do; ``class_folders.py`` makes one of
+Fashion-MNIST. All training images go through ``anomscan index`` once; each class's gallery is its
+share of that index. Prints a Markdown table with machine, versions and date.
+
+    python benchmarks/fashion_mnist.py --root benchmarks/data/fashion-mnist
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+from pathlib import Path
+
+import numpy as np
+
+from anomscan.bundle import Model, read_manifest, read_model
+from anomscan.config import available_cores
+from anomscan.errors import ModelNotFound
+from anomscan.evaluation import auroc
+from anomscan.extractor import Features
+from anomscan.fitting import BackboneChoice, index
+from anomscan.gallery import Gallery
+from anomscan.images import decode_all, find
+from anomscan.scorers import knn_score
+
+
+def report(what: str, done: int, total: int | None, remark: str) -> None:
+    """Print a line now and then."""
+    if total and done % 5000 == 0:
+        print(f"{what}: {done} of {total} {remark}", flush=True)
+
+
+def indexed(root: Path, folder: Path, size: int | None) -> Model:
+    """The model of all training images; an earlier run's is used again."""
+    try:
+        read_manifest(folder)
+    except ModelNotFound:
+        index(os.fspath(root / "train"), folder, BackboneChoice(size=size), report)
+    return read_model(folder, available_cores())
+
+
+def embedded(model: Model, folder: Path) -> tuple[Features, list[str]]:
+    """Features of all images below ``folder``, and the class of each: its folder's name."""
+    features, labels = [], []
+    images = decode_all(find([os.fspath(folder)]), model.manifest.preprocessing, available_cores())
+    for batch, values in model.extractor.embed(images):
+        features.append(values)
+        labels += [Path(image.path).parent.name for image in batch]
+    return np.concatenate(features), labels
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--k", type=int, default=2)
+    parser.add_argument("--normals", type=int, help="normals a class, the first in order [all]")
+    parser.add_argument("--size", type=int, help="side of the input in pixels [the backbone's]")
+    arguments = parser.parse_args()
+
+    model = indexed(arguments.root, arguments.root / f"model-{arguments.size or 'full'}", arguments.size)
+    vectors = model.gallery.vectors()
+    trained = np.array([Path(path).parent.name for path in model.normals])
+    queries, labels = embedded(model, arguments.root / "test")
+    tested = np.array(labels)
+    areas = {}
+    for normal in sorted(set(labels)):
+        gallery = Gallery.build(vectors[trained == normal][: arguments.normals])
+        distances, _ = gallery.search(queries, arguments.k)
+        areas[normal] = 100 * auroc(knn_score(distances), tested != normal)
+
+    print("| " + " | ".join(["normals a class", *areas, "mean"]) + " |")
+    print("|---" * (len(areas) + 2) + "|")
+    cells = [
+        arguments.normals or "all",
+        *(f"{a:.1f}" for a in areas.values()),
+        f"{np.mean(list(areas.values())):.2f}",
+    ]
+    print("| " + " | ".join(map(str, cells)) + " |")
+    versions = ", ".join(f"{name} {version}" for name, version in model.manifest.versions.items())
+    manifest = model.manifest
+    print(
+        f"\nDN2, {manifest.backbone.name}, {manifest.preprocessing.width} px, cosine, k = {arguments.k}; "
+        f"{available_cores()} cores of {platform.machine()}, {versions}; {datetime.date.today().isoformat()}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Each loss and its gradient against a case worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from anomscan.adapt.objectives import AngularCenter, Compactness, MeanShiftedContrastive, Objective, Sum
+
+
+def value_and_gradient(objective: Objective, features: Tensor) -> tuple[float, Tensor]:
+    features = features.clone().requires_grad_()
+    loss = objective(features)
+    loss.backward()
+    assert features.grad is not None
+    return loss.item(), features.grad
+
+
+def test_compactness() -> None:
+    objective = Compactness()
+    objective.prepare(torch.tensor([[0.0, 0.0], [2.0, 4.0]]))  # c = (1, 2)
+    value, gradient = value_and_gradient(objective, torch.tensor([[1.0, 2.0], [4.0, 6.0]]))
+    assert value == pytest.approx((0 + 25) / 2)
+    assert gradient.tolist() == [[0, 0], [3, 4]]  # 2 (phi - c) / n
+
+
+def test_angular_center() -> None:
+    objective = AngularCenter()
+    objective.prepare(torch.tensor([[3.0, 0.0], [0.0, 5.0]]))  # c = (1/2, 1/2)
+    value, gradient = value_and_gradient(objective, torch.tensor([[2.0, 0.0]]))
+    assert value == pytest.approx(-0.5)
+    # d/dphi of -(phi / |phi|) . c = -(c - (u . c) u) / |phi| with u = (1, 0)
+    torch.testing.assert_close(gradient, torch.tensor([[0.0, -0.25]]))
+
+
+def test_mean_shifted_contrastive() -> None:
+    objective = MeanShiftedContrastive(temperature=0.5)
+    objective.center = torch.zeros(2)
+    # Around a centre at the origin the unit vectors are their own directions. Rows 0 and 2, and 1 and 3,
+    # show the same image; the first pair is identical, the second is opposed.
+    features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, -1.0]])
+    value = objective(features).item()
+    first = -math.log(math.exp(2) / (math.exp(2) + 2))
+    second = -math.log(math.exp(-2) / (math.exp(-2) + 2))
+    assert value == pytest.approx((2 * first + 2 * second) / 4)
+
+
+def test_the_gradient_of_the_mean_shifted_loss() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(6, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    objective = MeanShiftedContrastive()
+    objective.prepare(torch.randn(9, 4, generator=generator, dtype=torch.float64) + 2)
+    assert torch.autograd.gradcheck(objective, features)
+
+
+def test_the_center_is_the_mean_of_the_directions() -> None:
+    objective = MeanShiftedContrastive()
+    objective.prepare(torch.tensor([[10.0, 0.0], [0.0, 0.1]]))
+    assert objective.center.tolist() == [0.5, 0.5]
+
+
+def test_a_sum_prepares_and_adds_its_parts() -> None:
+    features = torch.tensor([[1.0, 2.0], [2.0, 1.0], [1.0, 1.5], [2.0, 1.1]])
+    parts = MeanShiftedContrastive(), AngularCenter()
+    both = Sum(*parts)
+    both.prepare(features)
+    assert both.views == 2
+    assert both(features).item() == pytest.approx(sum(part(features).item() for part in parts))

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+
+from anomscan.adapt.backbones import Backbone, load_backbone
+from anomscan.adapt.trainables import last_stages, split
+from anomscan.config import BackboneInfo, Preprocessing
+from anomscan.errors import UsageError
+
+
+def random_backbone(name: str, size: int) -> Backbone:
+    torch.manual_seed(0)
+    fixed = {"img_size": size} if "vit" in name else {}
+    model = timm.create_model(name, num_classes=0, **fixed).eval()
+    info = model.feature_info
+    stages = tuple((e["module"], e["reduction"]) for e in (info.info if hasattr(info, "info") else info))
+    preprocessing = Preprocessing(size, size, "bicubic", (0.5,) * 3, (0.5,) * 3)
+    return Backbone(model, stages, preprocessing, BackboneInfo(name, "random", "", model.num_features))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "inside", "outside"),
+    [
+        ("resnet18", 64, "layer3.0.conv1.weight", "layer2.1.conv2.weight"),
+        ("convnext_atto", 64, "stages.2.blocks.0.conv_dw.weight", "stages.1.blocks.1.conv_dw.weight"),
+        ("vit_tiny_patch16_224", 64, "blocks.9.norm1.weight", "blocks.8.norm1.weight"),
+        ("mobilenetv3_small_050", 64, "blocks.2.0.conv_pw.weight", "blocks.1.0.conv_pw.weight"),
+        ("regnety_002", 64, "s3.b1.conv1.conv.weight", "s2.b1.conv1.conv.weight"),
+    ],
+)
+def test_trunk_and_tail_make_the_whole(name: str, size: int, inside: str, outside: str) -> None:
+    backbone = random_backbone(name, size)
+    trunk, tail = last_stages(backbone)
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        torch.testing.assert_close(tail(trunk(images)), backbone.model(images))
+    learns = {name for name, parameter in tail.named_parameters() if parameter.requires_grad}
+    assert inside in learns
+    assert outside not in dict(tail.named_parameters())
+    assert outside in dict(trunk.named_parameters())
+
+
+def test_the_default_backbone_learns_from_a_stride_of_sixteen() -> None:
+    backbone = load_backbone(size=64)
+    _, tail = last_stages(backbone)
+    learns = {name.partition(".conv")[0] for name, p in tail.named_parameters() if p.requires_grad}
+    assert {"blocks.3.0", "blocks.6.0"} <= learns
+    assert not any(name.startswith(("blocks.2", "conv_stem")) for name in learns)
+
+
+def test_learning_changes_the_backbone_itself() -> None:
+    backbone = random_backbone("resnet18", 64)
+    _, tail = last_stages(backbone)
+    with torch.no_grad():
+        dict(tail.named_parameters())["layer4.1.conv2.weight"].zero_()
+    assert backbone.model.state_dict()["layer4.1.conv2.weight"].abs().sum() == 0
+
+
+def test_a_cut_through_a_skip_connection_is_refused() -> None:
+    backbone = random_backbone("resnet18", 64)
+    with pytest.raises(UsageError, match=r"cannot be cut behind layer2\.0\.conv1"):
+        split(backbone.model, "layer2.0.conv1")

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from anomscan.adapt.activations import ActivationCache
+from anomscan.adapt.objectives import Compactness, MeanShiftedContrastive, Objective
+from anomscan.adapt.presets import Optimisation, find_preset
+from anomscan.adapt.trainer import resolve_device, train
+from anomscan.errors import TrainingDiverged, UsageError
+
+FAST = Optimisation(steps=40, batch=8, rate=0.05, momentum=0.9, weight_decay=0.0, clip=None)
+CPU = torch.device("cpu")
+
+
+def cache(views: int = 1) -> ActivationCache:
+    generator = np.random.default_rng(0)
+    filled = ActivationCache(views, 30, (6,), memory=1e9)
+    filled.append([generator.normal(1, 1, (30, 6)).astype(np.float32) for _ in range(views)])
+    return filled
+
+
+def tail() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Linear(6, 4)
+
+
+def run(
+    objective: Objective,
+    *,
+    views: int = 1,
+    optimisation: Optimisation = FAST,
+    seed: int = 0,
+    deadline: float | None = None,
+) -> tuple[nn.Module, list[float], int]:
+    losses: list[float] = []
+    network = tail()
+    steps, last = train(
+        network,
+        cache(views),
+        objective,
+        optimisation,
+        seed=seed,
+        device=CPU,
+        deadline=deadline,
+        on_step=lambda step, loss: losses.append(loss),
+    )
+    assert steps == len(losses)
+    assert not losses or last == losses[-1]
+    return network, losses, steps
+
+
+def test_the_loss_goes_down() -> None:
+    _, losses, steps = run(Compactness())
+    assert steps == 40
+    assert losses[-1] < losses[0] / 3
+
+
+def test_the_seed_decides_everything() -> None:
+    same, other = run(Compactness())[1], run(Compactness(), seed=1)[1]
+    assert run(Compactness())[1] == same != other
+
+
+def test_an_objective_of_two_views_gets_pairs_of_the_same_image() -> None:
+    marked = ActivationCache(3, 5, (2,), memory=1e9)
+    marked.append([np.stack([[view, image] for image in range(5)]).astype(np.float32) for view in range(3)])
+    seen: list[Tensor] = []
+
+    class Spy(MeanShiftedContrastive):
+        def __call__(self, features: Tensor) -> Tensor:
+            seen.append(features.detach().clone())
+            return super().__call__(features)
+
+    identity = nn.Linear(2, 2, bias=False)
+    nn.init.eye_(identity.weight)
+    once = replace(FAST, steps=1, batch=4, rate=0.0)
+    train(identity, marked, Spy(), once, seed=0, device=CPU, deadline=None, on_step=lambda *_: None)
+    first, second = seen[0].chunk(2)
+    assert (first[:, 1] == second[:, 1]).all()
+    assert (first[:, 0] != second[:, 0]).all()
+    assert seen[0][:, 0].min() >= 1, "view 0 is the image itself, not an augmentation"
+
+
+def test_clipping_bounds_the_step() -> None:
+    network, _, _ = run(Compactness(), optimisation=replace(FAST, steps=1, clip=1e-3, momentum=0.0))
+    moved = torch.cat(
+        [(a - b).flatten() for a, b in zip(network.parameters(), tail().parameters(), strict=True)]
+    )
+    assert 0 < moved.norm() <= 0.05 * 1e-3 * 1.01
+
+
+def test_a_deadline_in_the_past_trains_nothing() -> None:
+    network, _, steps = run(Compactness(), deadline=time.monotonic() - 1)
+    assert steps == 0
+    torch.testing.assert_close(network.state_dict(), tail().state_dict())
+
+
+def test_divergence_is_an_error() -> None:
+    with pytest.raises(TrainingDiverged, match="at step"):
+        run(Compactness(), optimisation=replace(FAST, rate=1e30))
+
+
+def test_fewer_images_than_a_batch() -> None:
+    assert run(Compactness(), optimisation=replace(FAST, batch=1000, steps=3))[2] == 3
+
+
+def test_devices() -> None:
+    assert resolve_device("cpu") == CPU
+    assert resolve_device("auto").type in ("cpu", "cuda")
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="--device cpu"):
+            resolve_device("cuda")
+
+
+def test_an_unknown_preset_lists_the_known() -> None:
+    with pytest.raises(UsageError, match=r"'panda'; choose one of none, panda-es, msc, msc-angular"):
+        find_preset("panda")

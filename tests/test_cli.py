@@ -1,0 +1,264 @@
+"""The command line as a shell script sees it: processes, pipes, exit codes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from anomscan.config import COLUMNS
+from tests.conftest import REPOSITORY, Run, draw
+
+HEAVY = ("torch", "torchvision", "timm", "onnxruntime", "faiss", "numpy", "PIL")
+
+
+def rows(output: bytes) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(output.decode("utf-8", "surrogateescape"), newline="")))
+
+
+@pytest.fixture
+def incoming(tmp_path: Path) -> Path:
+    folder = tmp_path / "incoming"
+    folder.mkdir()
+    for seed in range(6):
+        draw(400 + seed).save(folder / f"{seed}.png")
+    return folder
+
+
+def test_score_prints_csv_and_nothing_else(run: Run, model_folder: Path, incoming: Path) -> None:
+    done = run("score", incoming, "--model", model_folder, "--top", "4")
+    assert (done.returncode, done.stderr) == (0, b"")
+    ranked = rows(done.stdout)
+    assert tuple(ranked[0]) == COLUMNS
+    assert [row["rank"] for row in ranked] == ["1", "2", "3", "4"]
+    assert all(row["p_value"] == row["anomalous"] == row["error"] == "" for row in ranked)
+
+
+def test_an_unreadable_file_is_a_row_and_exit_code_3(run: Run, model_folder: Path, incoming: Path) -> None:
+    (incoming / "0.png").write_bytes(b"broken")
+    done = run("score", "incoming", "--top", "1", ANOMSCAN_MODEL=str(model_folder))
+    assert done.returncode == 3
+    assert [row["path"] for row in rows(done.stdout)][1:] == ["incoming/0.png"]
+    assert rows(done.stdout)[1]["error"].startswith("not an image")
+    assert done.stderr == b"1 of 6 files could not be read\n"
+
+
+def test_json_lines_carry_the_same(run: Run, model_folder: Path, incoming: Path) -> None:
+    as_csv = rows(run("score", incoming, "--model", model_folder).stdout)
+    lines = run("score", incoming, "--model", model_folder, "--format", "jsonl").stdout.splitlines()
+    as_json = [json.loads(line) for line in lines]
+    plain = [{key: "" if value is None else str(value) for key, value in row.items()} for row in as_json]
+    assert plain == as_csv
+
+
+def test_the_output_file_appears_whole(run: Run, model_folder: Path, incoming: Path, tmp_path: Path) -> None:
+    done = run("score", incoming, "--model", model_folder, "-o", "out.csv")
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert len(rows((tmp_path / "out.csv").read_bytes())) == 6
+    run("score", incoming, "--model", model_folder, "-o", "out.csv", "--k", "99")
+    assert len(rows((tmp_path / "out.csv").read_bytes())) == 6
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["incoming", "out.csv"]
+
+
+def test_any_name_goes_in_and_comes_out(run: Run, model_folder: Path, tmp_path: Path) -> None:
+    names = [
+        b"space and 'quotes\".png",
+        b"comma,.png",
+        b"line\nfeed.png",
+        b"\xff.png",
+        "🔩.png".encode(),
+        b"=1.png",
+        b"-x.png",
+    ]
+    for name in names:
+        draw(1).save(tmp_path / "x.png")
+        os.rename(tmp_path / "x.png", os.fsencode(tmp_path) + b"/" + name)
+    walked = rows(run("score", ".", "--model", model_folder).stdout)
+    assert sorted(os.fsencode(os.path.normpath(row["path"])) for row in walked) == sorted(names)
+    listed = run("score", "-0", "-", "--model", model_folder, stdin=b"\0".join(names) + b"\0")
+    assert sorted(os.fsencode(os.path.normpath(row["path"])) for row in rows(listed.stdout)) == sorted(names)
+    lines = run("score", "-", "--model", model_folder, "--format", "jsonl", stdin="🔩.png\n\n".encode())
+    assert [json.loads(line)["path"] for line in lines.stdout.splitlines()] == ["🔩.png"]
+
+
+def test_a_closed_pipe_is_no_error(model_folder: Path, incoming: Path) -> None:
+    script = f"{sys.executable} -m anomscan score {incoming} {incoming} --model {model_folder} | head -n 1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", script], cwd=REPOSITORY, capture_output=True, check=False
+    )
+    assert done.stdout.decode() == ",".join(COLUMNS) + "\n"
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (
+            ["score", "incoming"],
+            1,
+            "no model in anomscan-model; make one with 'anomscan adapt NORMAL_FOLDER'",
+        ),
+        (["score", "nowhere", "--model", "MODEL"], 1, "nowhere: No such file or directory"),
+        (["score", "empty", "--model", "MODEL"], 1, "no images to score"),
+        (["score", "incoming", "--model", "MODEL", "--top", "0"], 2, "for '--top'"),
+        (["score", "incoming", "--model", "MODEL", "-o", "/proc/x.csv"], 1, "cannot write /proc/x.csv"),
+        (["score", "incoming", "--model", "MODEL", "--format", "xml"], 2, "'xml' is not one of"),
+        (["score", "incoming", "--model", "MODEL", "--k", "21"], 1, "the largest possible --k is 20"),
+        (["score"], 2, "Missing argument"),
+        (["adapt", "empty"], 1, "no images in empty"),
+        (["adapt", "textonly"], 1, "no images in textonly"),
+        (
+            ["adapt", "incoming", "--method", "panda"],
+            2,
+            "there is no method called 'panda'; choose one of none",
+        ),
+        (["adapt", "incoming", "--model", "textonly/a.txt"], 1, "cannot write the model folder"),
+        (["index", "nowhere"], 1, "nowhere: No such file or directory"),
+        (["export", "x.onnx"], 1, "no model in anomscan-model"),
+        (["info", "--model", "TAMPERED"], 1, "checksum differs"),
+        (["score", "incoming", "--model", "TAMPERED"], 1, "checksum differs"),
+        (["score", "incoming", "--model", "NEWER"], 1, "written by a newer anomscan"),
+        (["frobnicate"], 2, "No such command"),
+    ],
+)
+def test_what_goes_wrong_is_one_sentence(
+    run: Run,
+    model_folder: Path,
+    incoming: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    code: int,
+    sentence: str,
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "textonly").mkdir()
+    (tmp_path / "textonly" / "a.txt").touch()
+    tampered = Path(shutil.copytree(model_folder, tmp_path / "tampered"))
+    with open(next(tampered.glob("index-*")), "ab") as file:
+        file.write(b"!")
+    newer = tmp_path / "newer"
+    newer.mkdir()
+    (newer / "model.json").write_text('{"schema": 99, "anomscan": "7"}')
+    folders = {"MODEL": model_folder, "TAMPERED": tampered, "NEWER": newer}
+    done = run(*(folders.get(argument, argument) for argument in arguments))
+    text = done.stderr.decode()
+    assert (done.returncode, done.stdout) == (code, b""), text
+    assert sentence in " ".join(text.replace("│", " ").split())
+    assert "Traceback" not in text
+    if code == 1:
+        assert text.count("\n") == 1
+
+
+def test_score_imports_neither_torch_nor_timm(model_folder: Path, incoming: Path) -> None:
+    script = (
+        "import sys\n"
+        "from anomscan.cli import app\n"
+        "app(sys.argv[1:], standalone_mode=False)\n"
+        "loaded = {name.partition('.')[0] for name in sys.modules}\n"
+        "assert 'onnxruntime' in loaded\n"
+        "print(sorted(loaded & {'torch', 'torchvision', 'timm', 'onnx', 'rich', 'safetensors'}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "score", incoming, "--model", model_folder, "-o", os.devnull],
+        cwd=REPOSITORY,
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout == b"[]\n"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys\n"
+        "from anomscan.cli import app\n"
+        "app(['--help'], standalone_mode=False)\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, check=True)
+    assert done.stdout.decode().splitlines()[-1] == "[]"
+    assert b"adapt" in done.stdout
+
+
+BLOCKED = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "torchvision", "timm", "onnx", "onnxscript", "safetensors"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Block())
+from anomscan.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("command", ["score", "index", "info", "export"])
+def test_a_line_pc_needs_no_torch(
+    model_folder: Path, normal_folder: Path, incoming: Path, tmp_path: Path, command: str
+) -> None:
+    folder = shutil.copytree(model_folder, tmp_path / "m")
+    arguments = {"score": [incoming], "index": [normal_folder], "info": [], "export": ["out.onnx"]}[command]
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKED, command, *arguments, "--model", folder],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_adapt_without_torch_says_what_is_missing(normal_folder: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKED, "adapt", normal_folder],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert b"needs torch" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_interrupted_is_a_sentence_and_the_signal(normal_folder: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "anomscan", "score", "-", "--model", "m"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    shutil.copytree(normal_folder, tmp_path / "n")
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGINT, 1)
+    assert b"Traceback" not in error or b"anomscan" not in error
+
+
+def test_info_shows_and_prints_the_manifest(run: Run, model_folder: Path) -> None:
+    table = run("info", "--model", model_folder).stdout.decode()
+    assert "tf_efficientnet_lite0" in table
+    assert "20 images" in table
+    assert json.loads(run("info", "--json", "--model", model_folder).stdout)["data"]["images"] == 20
+
+
+def test_export_says_what_it_wrote(run: Run, model_folder: Path, tmp_path: Path) -> None:
+    done = run("export", "out.onnx", "--model", model_folder)
+    assert done.returncode == 0
+    assert done.stderr.startswith(b"wrote out.onnx")
+    assert (tmp_path / "out.onnx").exists()
+
+
+def test_version(run: Run) -> None:
+    import anomscan
+
+    assert run("--version").stdout.decode() == f"anomscan {anomscan.__version__}\n"

@@ -1,0 +1,62 @@
+"""What a person sees in a terminal of 80 columns."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import REPOSITORY, draw
+
+
+def in_terminal(*arguments: str | Path, cwd: Path) -> str:
+    """Standard output and error of a command whose terminal is 80 columns wide."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "80", "TERM": "xterm"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "anomscan", *arguments],
+        cwd=cwd,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment,
+        close_fds=True,
+    )
+    os.close(theirs)
+    output = b""
+    while True:
+        try:
+            chunk = os.read(ours, 65536)
+        except OSError:
+            break
+        output += chunk
+    process.wait(timeout=60)
+    os.close(ours)
+    return output.decode()
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+def test_score_draws_a_table_with_progress(model_folder: Path, tmp_path: Path) -> None:
+    for seed in range(3):
+        draw(seed).save(tmp_path / f"part {seed}.png")
+    (tmp_path / "bad.jpg").write_bytes(b"")
+    shown = plain(in_terminal("score", ".", "--model", model_folder, cwd=tmp_path))
+    assert "scoring" in shown
+    assert re.search(r"rank +score +path", shown)
+    assert "./part 1.png" in shown
+    assert "1 of 4 files could not be read" in shown
+    assert all(len(line.rstrip()) <= 80 for line in shown.replace("\r", "\n").splitlines())
+
+
+def test_a_hostile_name_cannot_write_to_the_terminal(model_folder: Path, tmp_path: Path) -> None:
+    draw(0).save(tmp_path / "x.png")
+    os.rename(tmp_path / "x.png", tmp_path / "\x1b[2J[red].png")
+    shown = in_terminal("score", ".", "--model", model_folder, cwd=tmp_path)
+    assert "\x1b[2J" not in shown
+    assert r"\x1b[2J[red].png" in plain(shown)

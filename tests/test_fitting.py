@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from anomscan.bundle import EXTRACTOR, INDEX, WEIGHTS, read_manifest, read_model
+from anomscan.errors import GalleryTooSmall, InputError, NoImages, OutputError, ParityError, UsageError
+from anomscan.fitting import AdaptOptions, BackboneChoice, Fitted, adapt, export, index
+from anomscan.images import decode
+from tests.conftest import REPOSITORY, SIZE, draw
+
+Fit = Callable[..., Fitted]
+
+
+def silent(*_: object) -> None:
+    pass
+
+
+@pytest.fixture
+def fit(small: BackboneChoice) -> Fit:
+    """Adapt the small backbone; options go to AdaptOptions."""
+
+    def call(normals: Path, folder: Path, **options: Any) -> Fitted:
+        return adapt(str(normals), folder, AdaptOptions(backbone=small, **options), silent)
+
+    return call
+
+
+@pytest.mark.parametrize("method", ["none", "panda-es", "msc", "msc-angular"])
+def test_every_preset_makes_a_model_that_scores(
+    fit: Fit, normal_folder: Path, tmp_path: Path, method: str
+) -> None:
+    manifest = fit(normal_folder, tmp_path / "m", method=method, steps=2).manifest
+    assert manifest.method.preset == method
+    assert manifest.method.steps == (0 if method == "none" else 2)
+    model = read_model(tmp_path / "m", threads=1)
+    distances, _ = model.gallery.search(model.gallery.vectors(), 1)
+    assert distances.max() < 1e-5
+
+
+def test_adapting_changes_the_features_and_none_does_not(
+    fit: Fit, small: BackboneChoice, normal_folder: Path, tmp_path: Path
+) -> None:
+    index(str(normal_folder), tmp_path / "plain", small, silent)
+    fit(normal_folder, tmp_path / "none", method="none")
+    fit(normal_folder, tmp_path / "adapted", steps=3)
+    plain, none, adapted = (
+        read_model(tmp_path / name, threads=1).gallery.vectors() for name in ("plain", "none", "adapted")
+    )
+    np.testing.assert_array_equal(none, plain)
+    assert np.abs(adapted - plain).max() > 1e-5
+
+
+@pytest.mark.parametrize("method", ["panda-es", "msc"])
+def test_the_seed_makes_two_runs_identical(
+    fit: Fit, normal_folder: Path, tmp_path: Path, method: str
+) -> None:
+    first, same, other = (
+        fit(normal_folder, tmp_path / name, method=method, steps=3, seed=seed).manifest.files[INDEX].sha256
+        for name, seed in (("a", 7), ("b", 7), ("c", 8))
+    )
+    assert first == same != other
+
+
+def test_a_cache_on_disk_gives_the_same_model(fit: Fit, normal_folder: Path, tmp_path: Path) -> None:
+    in_memory = fit(normal_folder, tmp_path / "a", steps=2)
+    on_disk = fit(normal_folder, tmp_path / "b", steps=2, memory=0)
+    assert in_memory.manifest.files[INDEX] == on_disk.manifest.files[INDEX]
+
+
+def test_a_time_budget_stops_the_training(fit: Fit, normal_folder: Path, tmp_path: Path) -> None:
+    fitted = fit(normal_folder, tmp_path / "m", steps=10_000, time_budget=1.0)
+    assert fitted.manifest.method.steps < 1000
+
+
+def test_the_adapted_weights_can_be_given_back(fit: Fit, normal_folder: Path, tmp_path: Path) -> None:
+    manifest = fit(normal_folder, tmp_path / "m", steps=2).manifest
+    weights = tmp_path / "m" / manifest.files[WEIGHTS].name
+    index(str(normal_folder), tmp_path / "again", BackboneChoice("resnet10t", weights, SIZE), silent)
+    first, again = (read_model(tmp_path / name, threads=1).gallery.vectors() for name in ("m", "again"))
+    np.testing.assert_allclose(first, again, atol=1e-5)
+
+
+def test_index_keeps_the_extractor_of_the_model(fit: Fit, normal_folder: Path, tmp_path: Path) -> None:
+    before = fit(normal_folder, tmp_path / "m", steps=2).manifest
+    fewer = tmp_path / "fewer"
+    shutil.copytree(normal_folder, fewer)
+    for path in sorted(fewer.iterdir())[:5]:
+        path.unlink()
+    after = index(str(fewer), tmp_path / "m", None, silent).manifest
+    assert after.files[EXTRACTOR] == before.files[EXTRACTOR]
+    assert after.method == before.method
+    assert after.data.images == 15
+    assert after.data.fingerprint != before.data.fingerprint
+
+
+def test_index_with_a_backbone_starts_afresh(
+    fit: Fit, small: BackboneChoice, normal_folder: Path, tmp_path: Path
+) -> None:
+    fit(normal_folder, tmp_path / "m", steps=2)
+    assert index(str(normal_folder), tmp_path / "m", small, silent).manifest.method.preset == "none"
+
+
+@pytest.mark.parametrize("method", ["none", "panda-es"])
+def test_unreadable_normals_are_reported_and_left_out(
+    fit: Fit, normal_folder: Path, tmp_path: Path, method: str
+) -> None:
+    shutil.copytree(normal_folder, tmp_path / "normals")
+    (tmp_path / "normals" / "00.png").write_bytes(b"broken")
+    fitted = fit(tmp_path / "normals", tmp_path / "m", method=method, steps=1)
+    assert [Path(image.path).name for image in fitted.unreadable] == ["00.png"]
+    assert (fitted.manifest.data.images, fitted.manifest.data.unreadable) == (19, 1)
+
+
+def test_the_fingerprint_depends_on_pixels_and_names_not_on_the_place(
+    model_folder: Path, normal_folder: Path, tmp_path: Path
+) -> None:
+    moved = Path(shutil.copytree(normal_folder, tmp_path / "moved"))
+    folder = Path(shutil.copytree(model_folder, tmp_path / "m"))
+    fingerprints = [read_manifest(model_folder).data.fingerprint]
+    fingerprints.append(index(str(moved), folder, None, silent).manifest.data.fingerprint)
+    draw(999).save(moved / "00.png")
+    fingerprints.append(index(str(moved), folder, None, silent).manifest.data.fingerprint)
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
+
+
+@pytest.mark.parametrize("method", ["none", "panda-es"])
+def test_nothing_to_learn_from(fit: Fit, tmp_path: Path, method: str) -> None:
+    empty, broken, single = tmp_path / "empty", tmp_path / "broken", tmp_path / "single"
+    for folder in (empty, broken, single):
+        folder.mkdir()
+    (broken / "x.jpg").write_bytes(b"broken")
+    draw(0).save(single / "x.png")
+    with pytest.raises(NoImages, match="no images in"):
+        fit(empty, tmp_path / "m", method=method)
+    with pytest.raises(InputError, match="none of the 1 normal images can be read"):
+        fit(broken, tmp_path / "m", method=method)
+    with pytest.raises(GalleryTooSmall, match="holds 1 normal image,"):
+        fit(single, tmp_path / "m", method=method, steps=1)
+    with pytest.raises(UsageError, match="no method"):
+        fit(single, tmp_path / "m", method="x")
+    assert not (tmp_path / "m").exists()
+
+
+def test_export_checks_and_writes_the_graph(model_folder: Path, tmp_path: Path) -> None:
+    assert export(model_folder, tmp_path / "out.onnx", [], silent) < 1e-4
+    session = onnxruntime.InferenceSession(tmp_path / "out.onnx")
+    (given,), (taken,) = session.get_inputs(), session.get_outputs()
+    assert (given.type, given.shape[1:]) == ("tensor(uint8)", [SIZE, SIZE, 3])
+    assert isinstance(given.shape[0], str), "N is dynamic"
+    assert (taken.type, taken.shape[1]) == ("tensor(float)", 1280)
+    assert session.get_modelmeta().custom_metadata_map["width"] == str(SIZE)
+    model = read_model(model_folder, threads=1)
+    pixels = np.stack([decode(path, model.manifest.preprocessing) for path in model.normals[:3]])
+    (features,) = session.run(None, {given.name: pixels})
+    np.testing.assert_allclose(features, model.gallery.vectors()[:3], atol=1e-5)
+
+
+def test_export_refuses_a_graph_that_scores_differently(
+    model_folder: Path, normal_folder: Path, tmp_path: Path
+) -> None:
+    normals = Path(shutil.copytree(normal_folder, tmp_path / "normals"))
+    folder = Path(shutil.copytree(model_folder, tmp_path / "m"))
+    index(str(normals), folder, None, silent)
+    for path in normals.iterdir():
+        draw(hash(path.name) % 1000 + 5000).save(path)
+    with pytest.raises(ParityError, match="so it was not written"):
+        export(folder, tmp_path / "out.onnx", [], silent)
+    assert not (tmp_path / "out.onnx").exists()
+    export(folder, tmp_path / "out.onnx", [str(normals)], silent)
+    shutil.rmtree(normals)
+    with pytest.raises(NoImages, match="--images"):
+        export(folder, tmp_path / "other.onnx", [], silent)
+
+
+def test_export_to_a_place_that_cannot_be_written(model_folder: Path) -> None:
+    with pytest.raises(OutputError, match="cannot write"):
+        export(model_folder, Path("/proc/out.onnx"), [], silent)
+
+
+KILLER = """
+import os, signal, sys
+from pathlib import Path
+from anomscan.fitting import AdaptOptions, BackboneChoice, adapt, index
+def deadly(what, done, total, remark):
+    if what.startswith(sys.argv[3]) and done == int(sys.argv[4]):
+        os.kill(os.getpid(), int(sys.argv[5]))
+small = BackboneChoice("resnet10t", Path(sys.argv[6]), 64)
+adapt(sys.argv[1], Path(sys.argv[2]), AdaptOptions(backbone=small, steps=3), deadly)
+"""
+
+
+@pytest.mark.parametrize(
+    ("stage", "done", "how"),
+    [
+        ("reading", 10, signal.SIGKILL),
+        ("adapting", 2, signal.SIGKILL),
+        ("adapting", 2, signal.SIGINT),
+        ("exporting", 0, signal.SIGKILL),
+        ("embedding", 20, signal.SIGKILL),
+    ],
+)
+def test_an_interrupted_adapt_leaves_the_old_model(
+    model_folder: Path,
+    normal_folder: Path,
+    small: BackboneChoice,
+    tmp_path: Path,
+    stage: str,
+    done: int,
+    how: signal.Signals,
+) -> None:
+    folder = Path(shutil.copytree(model_folder, tmp_path / "m"))
+    before = json.loads((folder / "model.json").read_text())
+    process = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            KILLER,
+            normal_folder,
+            folder,
+            stage,
+            str(done),
+            str(int(how)),
+            str(small.weights),
+        ],
+        cwd=REPOSITORY,
+        capture_output=True,
+        check=False,
+    )
+    assert process.returncode == -how, process.stderr.decode()
+    assert json.loads((folder / "model.json").read_text()) == before
+    assert len(read_model(folder, threads=1).gallery) == 20

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anomscan.bundle import Model
+from anomscan.errors import GalleryTooSmall, NoImages
+from anomscan.images import Source, find
+from anomscan.report import Row
+from anomscan.screening import Ranking, score
+from tests.conftest import draw
+
+
+def ranked(model: Model, *paths: str | Path, k: int | None = None, top: int | None = None) -> list[Row]:
+    with Ranking() as ranking:
+        sources = find([os.fspath(path) for path in paths])
+        score(sources, model, ranking, k=k, threads=2, progress=lambda *_: None)
+        return list(ranking.rows(top))
+
+
+@pytest.fixture
+def incoming(tmp_path: Path) -> Path:
+    folder = tmp_path / "incoming"
+    folder.mkdir()
+    for seed in range(70):
+        draw(200 + seed).save(folder / f"{seed:02}.png")
+    draw(300).rotate(45).resize((96, 30)).save(folder / "odd.png")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not much")
+    return folder
+
+
+def test_rows_are_ranked_and_the_unreadable_come_last(model: Model, incoming: Path) -> None:
+    rows = ranked(model, incoming)
+    assert [row.rank for row in rows] == [*range(1, 72), None]
+    assert Path(rows[0].path).name == "odd.png"
+    scores = [row.score for row in rows[:-1] if row.score is not None]
+    assert scores == sorted(scores, reverse=True)
+    assert Path(rows[-1].path).name == "broken.jpg"
+    assert rows[-1].error
+    assert {row.nearest_normal for row in rows[:-1]} <= set(model.normals)
+
+
+def test_top_never_cuts_the_unreadable(model: Model, incoming: Path) -> None:
+    rows = ranked(model, incoming, top=3)
+    assert [row.rank for row in rows] == [1, 2, 3, None]
+
+
+def test_alone_or_among_others_the_score_is_the_same(model: Model, incoming: Path) -> None:
+    together = {row.path: row.score for row in ranked(model, incoming)}
+    for name in ("00.png", "17.png", "odd.png"):
+        (row,) = ranked(model, incoming / name)
+        assert row.score == pytest.approx(together[row.path], abs=1e-5)
+
+
+def test_the_working_directory_does_not_matter(
+    model: Model, incoming: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absolute = [row.score for row in ranked(model, incoming)]
+    monkeypatch.chdir(incoming)
+    assert [row.score for row in ranked(model, ".")] == absolute
+
+
+def test_a_normal_scores_by_its_second_neighbour_only(model: Model) -> None:
+    (row,) = ranked(model, model.normals[4])
+    distances, neighbours = model.gallery.search(model.gallery.vectors()[4:5], 2)
+    assert neighbours[0, 0] == 4
+    assert row.nearest_normal == model.normals[4]
+    assert row.score == pytest.approx(float(distances[0, 1]), abs=1e-5)
+
+
+def test_k(model: Model, incoming: Path) -> None:
+    (one,), (two,) = ranked(model, incoming / "odd.png", k=1), ranked(model, incoming / "odd.png")
+    assert one.score is not None
+    assert two.score is not None
+    assert 0 < one.score < two.score
+    with pytest.raises(GalleryTooSmall, match="the largest possible --k is 20"):
+        ranked(model, incoming, k=21)
+
+
+def test_nothing_to_score(model: Model, tmp_path: Path) -> None:
+    with pytest.raises(NoImages):
+        ranked(model, tmp_path)
+
+
+def test_equal_scores_keep_their_order_and_odd_names_come_back() -> None:
+    names = [os.fsdecode(name) for name in (b"b", b"a", b"\xff\n", b"=c")]
+    with Ranking() as ranking:
+        for name in names:
+            ranking.add(name, 0.5, name)
+        ranking.add_unreadable(names[2], "broken")
+        rows = list(ranking.rows())
+    assert [row.path for row in rows] == [*names[:3], "./=c", names[2]]
+    assert [row.nearest_normal for row in rows] == [*names, None]
+
+
+def test_the_ranking_does_not_grow_in_memory() -> None:
+    import tracemalloc
+
+    with Ranking() as ranking:
+        tracemalloc.start()
+        for i, value in enumerate(np.random.default_rng(0).random(30_000)):
+            ranking.add(f"/some/long/folder/name/image-{i}.png", float(value), "/normal.png")
+        assert next(ranking.rows(1)).rank == 1
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+def test_a_source_with_an_error_is_a_row(model: Model) -> None:
+    with Ranking() as ranking:
+        score([Source("x", "denied")], model, ranking, k=None, threads=1, progress=lambda *_: None)
+        assert list(ranking.rows()) == [Row(None, "x", None, error="denied")]
