@@ -23,16 +23,18 @@ from anomscan.config import SCHEMA, FileInfo, Manifest
 from anomscan.errors import ModelDamaged, ModelError, ModelNotFound, ModelTooNew, OutputError
 from anomscan.extractor import Extractor
 from anomscan.gallery import Gallery
+from anomscan.scorers import Scorer, load_scorer
 
 MANIFEST = "model.json"
-EXTRACTOR, WEIGHTS, INDEX, NORMALS = "extractor", "weights", "index", "normals"
+EXTRACTOR, WEIGHTS, INDEX, NORMALS, SCORER = "extractor", "weights", "index", "normals", "scorer"
 _NAMES = {
     EXTRACTOR: "extractor-{}.onnx",
     WEIGHTS: "extractor-{}.safetensors",
     INDEX: "index-{}.faiss",
     NORMALS: "gallery-{}.json",
+    SCORER: "scorer-{}.npz",
 }
-_OURS = re.compile(r"(extractor|index|gallery|calibration)-[0-9a-f]{16}\.(onnx|safetensors|faiss|json)")
+_OURS = re.compile(r"(extractor|index|gallery|scorer)-[0-9a-f]{16}\.(onnx|safetensors|faiss|json|npz)")
 _STAGING = ".staging-"
 _STALE_SECONDS = 24 * 3600.0
 
@@ -44,6 +46,7 @@ class Model:
     manifest: Manifest
     extractor: Extractor
     gallery: Gallery
+    scorer: Scorer
     normals: list[str]
 
 
@@ -88,6 +91,7 @@ def read_model(folder: Path, threads: int) -> Model:
                 manifest=manifest,
                 extractor=Extractor(verified(folder, manifest, EXTRACTOR), threads),
                 gallery=Gallery.load(verified(folder, manifest, INDEX)),
+                scorer=load_scorer(manifest.scorer, verified(folder, manifest, SCORER)),
                 normals=json.loads(verified(folder, manifest, NORMALS).read_text(encoding="ascii")),
             )
         except (ModelDamaged, FileNotFoundError):
@@ -102,6 +106,8 @@ def write_normals(path: Path, normals: list[str]) -> None:
 
 def verified(folder: Path, manifest: Manifest, role: str) -> Path:
     """Path of the file with that role, after checking its SHA-256; raises ModelDamaged."""
+    if role not in manifest.files:
+        raise ModelDamaged(f"the model in {folder} names no {role} file; adapt again")
     file = manifest.files[role]
     path = folder / file.name
     try:

@@ -56,14 +56,22 @@ ModelFolder = Annotated[
 DEFAULT_MODEL = Path("anomscan-model")
 NormalFolder = Annotated[str, typer.Argument(metavar="NORMAL", help="Folder of normal images.")]
 BackboneName = Annotated[
-    str | None, typer.Option("--backbone", metavar="NAME", help=f"timm model [default: {DEFAULT_BACKBONE}]")
+    str | None, typer.Option("--backbone", metavar="NAME", help=f"timm model (default: {DEFAULT_BACKBONE})")
 ]
 WeightsFile = Annotated[
     Path | None,
     typer.Option("--weights", metavar="FILE", help="Its weights (.safetensors, .pth)."),
 ]
+ScorerName = Annotated[
+    str | None,
+    typer.Option(
+        "--scorer",
+        metavar="NAME",
+        help="knn, knn-euclidean, kmeans:K, mean, mean-euclidean, mahalanobis (default: the method's)",
+    ),
+]
 ImageSize = Annotated[
-    int | None, typer.Option("--size", min=32, help="Side of the input in pixels [default: the backbone's]")
+    int | None, typer.Option("--size", min=32, help="Side of the input in pixels (default: the backbone's)")
 ]
 
 
@@ -84,12 +92,20 @@ def adapt(
     normal: NormalFolder,
     model: ModelFolder = DEFAULT_MODEL,
     method: Annotated[
-        str, typer.Option("--method", metavar="PRESET", help="none, panda-es, msc or msc-angular.")
+        str, typer.Option("--method", metavar="PRESET", help="See the README's table of methods.")
     ] = "panda-es",
     backbone: BackboneName = None,
     weights: WeightsFile = None,
     size: ImageSize = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps [default: the method's]")] = None,
+    outliers: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Images unlike the normals, for panda-oe, hsc, adib, adra."),
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Class folders of other images, for joint, panda-ewc.")
+    ] = None,
+    scorer: ScorerName = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps (default: the method's)")] = None,
     time_budget: Annotated[
         float | None, typer.Option(min=0, metavar="SECONDS", help="Stop training after this long.")
     ] = None,
@@ -105,7 +121,16 @@ def adapt(
     from anomscan.fitting import adapt as fit
 
     options = AdaptOptions(
-        method, _backbone(backbone, weights, size), steps, time_budget, seed, device.value, memory * 1e9
+        method=method,
+        backbone=_backbone(backbone, weights, size),
+        outliers=outliers,
+        reference=reference,
+        scorer=scorer,
+        steps=steps,
+        time_budget=time_budget,
+        seed=seed,
+        device=device.value,
+        memory=memory * 1e9,
     )
     with progress_bar() as progress:
         fitted = fit(normal, model, options, progress)
@@ -119,6 +144,7 @@ def index(
     backbone: BackboneName = None,
     weights: WeightsFile = None,
     size: ImageSize = None,
+    scorer: ScorerName = None,
 ) -> None:
     """Build the index only, with the model's extractor if there is one, else with the pretrained backbone."""
     from anomscan.console import progress_bar
@@ -126,7 +152,7 @@ def index(
 
     chosen = any(option is not None for option in (backbone, weights, size))
     with progress_bar() as progress:
-        fitted = fit(normal, model, _backbone(backbone, weights, size) if chosen else None, progress)
+        fitted = fit(normal, model, _backbone(backbone, weights, size) if chosen else None, scorer, progress)
     _finish(fitted, model)
 
 
@@ -136,10 +162,10 @@ def score(
         list[str], typer.Argument(metavar="PATH...", help="Images or folders; - reads paths from stdin.")
     ],
     model: ModelFolder = DEFAULT_MODEL,
-    top: Annotated[int | None, typer.Option(min=1, help="Only the N most anomalous [default: all]")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Only the N most anomalous (default: all)")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write here.")] = None,
     format_: Annotated[Format, typer.Option("--format", help="Of the output.")] = Format.csv,
-    k: Annotated[int | None, typer.Option(min=1, help="Neighbours [default: the model's, 2]")] = None,
+    k: Annotated[int | None, typer.Option(min=1, help="Neighbours (default: the model's, 2)")] = None,
     null: Annotated[
         bool, typer.Option("--null", "-0", help="Paths on stdin end with NUL, not newline.")
     ] = False,
@@ -168,12 +194,60 @@ def score(
 
 
 @app.command()
+def evaluate(
+    normal: Annotated[
+        str,
+        typer.Argument(
+            metavar="NORMAL_DIR",
+            help="Folder of normal images; or, alone, a CSV file: path,anomalous (0, 1).",
+        ),
+    ],
+    anomalous: Annotated[
+        str | None, typer.Argument(metavar="ANOMALOUS_DIR", help="Folder of anomalous images.")
+    ] = None,
+    model: ModelFolder = DEFAULT_MODEL,
+    k: Annotated[int | None, typer.Option(min=1, help="Neighbours (default: the model's, 2)")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the confidence intervals.")] = 0,
+) -> None:
+    """Measure how well the model separates labelled images: AUROC, average precision, FPR at 95 % TPR."""
+    from dataclasses import asdict
+    from json import dumps
+
+    from anomscan import console
+    from anomscan.bundle import read_model
+    from anomscan.config import available_cores
+    from anomscan.evaluation import evaluate as measure
+    from anomscan.evaluation import labelled
+    from anomscan.images import printable
+    from anomscan.screening import Ranking
+    from anomscan.screening import score as screen
+
+    images = labelled(normal, anomalous)
+    cores = available_cores()
+    loaded = read_model(model, cores)
+    with Ranking() as normals, Ranking() as anomalies:
+        for sources, ranking in ((images.normal, normals), (images.anomalous, anomalies)):
+            with console.progress_bar() as progress:
+                screen(sources, loaded, ranking, k=k, threads=cores, progress=progress)
+            for row in ranking.rows(0):
+                console.message(f"left out {printable(row.path)}: {row.error}")
+        result = measure(normals.rows(), anomalies.rows(), seed)
+    if json:
+        typer.echo(dumps(asdict(result), indent=2))
+    else:
+        console.evaluation_table(result)
+    if result.unreadable:
+        raise typer.Exit(EXIT_UNREADABLE)
+
+
+@app.command()
 def export(
     out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The ONNX file to write.")],
     model: ModelFolder = DEFAULT_MODEL,
     images: Annotated[
         list[str] | None,
-        typer.Option("--images", metavar="PATH", help="Images to check with [default: the normals]"),
+        typer.Option("--images", metavar="PATH", help="Images to check with (default: the normals)"),
     ] = None,
 ) -> None:
     """Write the extractor as ONNX, after re-scoring real images with the written file."""

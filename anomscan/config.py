@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 SCHEMA = 1
 """Version of the model folder's layout; a reader refuses a larger one."""
@@ -62,11 +62,12 @@ class MethodInfo:
 
 @dataclass(frozen=True)
 class ScorerInfo:
-    """How a feature becomes a score: the sum of the distances to the ``k`` nearest normals."""
+    """How a feature becomes a score: see ``scorers``. ``clusters`` is K of ``kmeans``, else 0."""
 
     name: str = "knn"
     k: int = DEFAULT_K
-    metric: str = "cosine"
+    metric: Literal["cosine", "euclidean"] = "cosine"
+    clusters: int = 0
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from anomscan.config import Manifest, Progress
+from anomscan.config import Manifest, Progress, ScorerInfo
 from anomscan.images import printable
 from anomscan.report import Row
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from anomscan.evaluation import Evaluation
 
 
 def message(text: str) -> None:
@@ -104,7 +106,7 @@ def model_table(manifest: Manifest, folder: str) -> None:
             "input",
             f"{preprocessing.width} x {preprocessing.height} pixels, whole image, {preprocessing.resample}",
         ),
-        ("scorer", f"{manifest.scorer.name}, k = {manifest.scorer.k}, {manifest.scorer.metric} distance"),
+        ("scorer", _scorer(manifest.scorer)),
         ("normals", f"{data.images} images of {printable(data.root)}, {data.unreadable} unreadable"),
         ("fingerprint", data.fingerprint),
         ("versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
@@ -112,6 +114,32 @@ def model_table(manifest: Manifest, folder: str) -> None:
     ):
         table.add_row(name, Text(value))
     _print(table)
+
+
+def evaluation_table(evaluation: Evaluation) -> None:
+    """Draw figures with their intervals, on standard output."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("", style="bold", no_wrap=True)
+    table.add_column("value", justify="right")
+    table.add_column(f"{100 * evaluation.confidence:.0f} % interval", justify="right")
+    for name, estimate in (
+        ("AUROC", evaluation.auroc),
+        ("average precision", evaluation.average_precision),
+        ("FPR at 95 % TPR", evaluation.fpr_at_95_tpr),
+    ):
+        table.add_row(name, f"{estimate.value:.4f}", f"{estimate.low:.4f} to {estimate.high:.4f}")
+    table.add_row("normal images", str(evaluation.normal))
+    table.add_row("anomalous images", str(evaluation.anomalous))
+    table.add_row("unreadable files", str(evaluation.unreadable))
+    _print(table)
+
+
+def _scorer(info: ScorerInfo) -> str:
+    name = f"kmeans, {info.clusters} centroids" if info.name == "kmeans" else info.name
+    neighbours = f", k = {info.k}" if info.name in ("knn", "kmeans", "samplewise") else ""
+    return f"{name}{neighbours}, {info.metric} distance"
 
 
 def _print(table: Table) -> None:

@@ -8,7 +8,6 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from anomscan.bundle import (
     INDEX,
     MANIFEST,
     NORMALS,
+    SCORER,
     WEIGHTS,
     Model,
     commit,
@@ -43,15 +43,16 @@ from anomscan.config import (
     ScorerInfo,
     available_cores,
 )
-from anomscan.errors import InputError, NoImages, ParityError
+from anomscan.errors import InputError, NoImages, ParityError, UsageError
 from anomscan.extractor import Extractor, Features
 from anomscan.gallery import Gallery
 from anomscan.images import Decoded, Source, decode_all, find, printable
-from anomscan.scorers import knn_score
+from anomscan.scorers import Scorer, load_scorer, make_scorer, parse_scorer
 
 if TYPE_CHECKING:
     from anomscan.adapt.backbones import Backbone
     from anomscan.adapt.onnx_export import FromPixels
+    from anomscan.adapt.presets import Preset
 
 PARITY_IMAGES = 16
 EXPORT_IMAGES = 64
@@ -72,12 +73,16 @@ class BackboneChoice:
 class AdaptOptions:
     """How to adapt.
 
-    ``steps`` None takes the preset's; ``time_budget`` is in seconds of training; ``memory`` is what the
-    cached activations may take, in bytes, before they go to a memory-mapped file.
+    ``outliers`` and ``reference`` are folders that some methods need. ``scorer`` and ``steps`` None take
+    the method's; ``time_budget`` is in seconds of training; ``memory`` is what the cached activations
+    may take, in bytes, before they go to a memory-mapped file.
     """
 
     method: str = "panda-es"
     backbone: BackboneChoice = field(default_factory=BackboneChoice)
+    outliers: str | None = None
+    reference: str | None = None
+    scorer: str | None = None
     steps: int | None = None
     time_budget: float | None = None
     seed: int = 0
@@ -101,6 +106,7 @@ class _Extraction:
     backbone: BackboneInfo
     preprocessing: Preprocessing
     method: MethodInfo
+    scorer: Scorer
 
 
 def adapt(root: str, folder: Path, options: AdaptOptions, progress: Progress) -> Fitted:
@@ -116,24 +122,27 @@ def adapt(root: str, folder: Path, options: AdaptOptions, progress: Progress) ->
     from anomscan.adapt.presets import find_preset
 
     preset = find_preset(options.method)
+    scorer = _method_scorer(options.method, preset.scorer, options.scorer)
+    others = _find_others(preset, options)
     sources = _find_normals(root)
     with staging(folder) as stage:
         progress("loading the backbone", 0, None, "")
-        extraction = (
-            _adapted(sources, stage, options, progress)
-            if preset.objective
-            else _pretrained(
-                sources, stage, options.backbone, MethodInfo(options.method, options.seed), progress
-            )
-        )
+        if preset.objective is None:
+            method = MethodInfo(options.method, options.seed)
+            extraction = _pretrained(sources, stage, options.backbone, method, scorer, progress)
+        else:
+            extraction = _adapted(sources, others, stage, options, scorer, progress)
         return _index(root, sources, folder, stage, extraction, progress)
 
 
-def index(root: str, folder: Path, backbone: BackboneChoice | None, progress: Progress) -> Fitted:
+def index(
+    root: str, folder: Path, backbone: BackboneChoice | None, scorer: str | None, progress: Progress
+) -> Fitted:
     """Build the index of the images below ``root``.
 
     With ``backbone`` None the extractor of the model in ``folder`` is kept, adapted or not; where there
-    is no model yet, or with a backbone, the pretrained features are taken as they are (DN2).
+    is no model yet, or with a backbone, the pretrained features are taken as they are (DN2). With
+    ``scorer`` None an existing model's scorer is kept; else it is kNN.
 
     Raises:
         InputError: ``root`` does not exist or holds no readable image.
@@ -143,11 +152,12 @@ def index(root: str, folder: Path, backbone: BackboneChoice | None, progress: Pr
     sources = _find_normals(root)
     with staging(folder) as stage:
         if backbone is None and (folder / MANIFEST).exists():
-            extraction = _existing(folder, stage)
+            extraction = _existing(folder, stage, scorer)
         else:
             progress("loading the backbone", 0, None, "")
-            choice = backbone or BackboneChoice()
-            extraction = _pretrained(sources, stage, choice, MethodInfo("none", seed=0), progress)
+            info = _method_scorer("none", "knn", scorer)
+            choice, method = backbone or BackboneChoice(), MethodInfo("none", seed=0)
+            extraction = _pretrained(sources, stage, choice, method, info, progress)
         return _index(root, sources, folder, stage, extraction, progress)
 
 
@@ -198,75 +208,102 @@ def _find_normals(root: str) -> list[Source]:
     return sources
 
 
+def _find_others(preset: Preset, options: AdaptOptions) -> list[Source]:
+    """The outliers or reference images that the preset learns from, if any."""
+    needs = preset.objective().needs if preset.objective else None
+    optional = "reference" if preset.regularizer == "ewc" else None
+    for name, given in (("outliers", options.outliers), ("reference", options.reference)):
+        if given is None and needs == name:
+            raise UsageError(
+                f"{options.method} learns from a further folder of images: name it with --{name} DIR"
+            )
+        if given is not None and name not in (needs, optional):
+            raise UsageError(f"{options.method} does not use --{name}; leave it out")
+    given = options.outliers or options.reference
+    others = _find_normals(given) if given else []
+    if needs == "reference" and given and len(set(_classes(given, others).values())) < 2:
+        raise UsageError(
+            f"{printable(given)} needs a subfolder of reference images for each of two classes or more"
+        )
+    return others
+
+
+def _classes(root: str, sources: list[Source]) -> dict[str, int]:
+    """The class of each image: the number of its top folder below ``root``, in order of the names."""
+    folders = {source.path: os.path.relpath(source.path, root).partition(os.sep) for source in sources}
+    inside = {path: name for path, (name, separator, _) in folders.items() if separator}
+    numbers = {name: i for i, name in enumerate(sorted(set(inside.values())))}
+    return {path: numbers[name] for path, name in inside.items()}
+
+
+def _method_scorer(method: str, own: str, asked: str | None) -> ScorerInfo:
+    """The scorer asked for, or the method's own; some go only with certain methods."""
+    info, other = parse_scorer(asked or own), parse_scorer(own)
+    for special in ("samplewise", "logit"):
+        if info.name == special and other.name != special:
+            raise UsageError(f"{method} does not learn what the scorer {special} needs; leave --scorer out")
+    if other.name == "samplewise" != info.name:
+        raise UsageError(f"{method} scores sample-wise; leave --scorer out")
+    return info
+
+
 def _decoded(sources: Iterable[Source], preprocessing: Preprocessing) -> Iterator[Decoded]:
     return decode_all(sources, preprocessing, available_cores())
 
 
 def _pretrained(
-    sources: list[Source], stage: Path, choice: BackboneChoice, method: MethodInfo, progress: Progress
+    sources: list[Source],
+    stage: Path,
+    choice: BackboneChoice,
+    method: MethodInfo,
+    scorer: ScorerInfo,
+    progress: Progress,
 ) -> _Extraction:
     """Export the backbone as it is."""
     from anomscan.adapt.backbones import load_backbone
     from anomscan.adapt.onnx_export import FromPixels, L2Normalise
 
     backbone = load_backbone(choice.name, choice.weights, choice.size)
-    module = FromPixels(backbone.preprocessing, backbone.model, L2Normalise())
-    return _exported(sources, stage, backbone, module, method, progress)
+    parts = [backbone.model, L2Normalise()] if scorer.metric == "cosine" else [backbone.model]
+    module = FromPixels(backbone.preprocessing, *parts)
+    return _exported(sources, stage, backbone, module, method, make_scorer(scorer), progress)
 
 
-def _adapted(sources: list[Source], stage: Path, options: AdaptOptions, progress: Progress) -> _Extraction:
-    """Train the tail of the backbone over cached activations of its trunk, and export the whole."""
-    import torch
-
-    from anomscan.adapt.activations import cache_activations
+def _adapted(
+    sources: list[Source],
+    others: list[Source],
+    stage: Path,
+    options: AdaptOptions,
+    scorer: ScorerInfo,
+    progress: Progress,
+) -> _Extraction:
+    """Adapt the backbone and export it."""
+    from anomscan.adapt.adaptation import Folder, Resources, adapt_backbone
     from anomscan.adapt.backbones import load_backbone
-    from anomscan.adapt.onnx_export import FromPixels, L2Normalise, write_onnx
     from anomscan.adapt.presets import find_preset
-    from anomscan.adapt.trainables import last_stages
-    from anomscan.adapt.trainer import resolve_device, train
-    from anomscan.adapt.views import Augmentation
 
     preset = find_preset(options.method)
-    assert preset.objective is not None  # noqa: S101 - the caller's branch
-    torch.manual_seed(options.seed)
-    torch.use_deterministic_algorithms(True)
-    backbone = load_backbone(options.backbone.name, options.backbone.weights, options.backbone.size)
-    preprocessing = backbone.preprocessing
-    trunk, tail = last_stages(backbone)
-    objective = preset.objective()
-
-    trunk_file = stage / "trunk.onnx"
-    write_onnx(FromPixels(preprocessing, trunk), trunk_file, preprocessing, backbone.info)
-    cache = cache_activations(
-        Extractor(trunk_file, available_cores()),
-        _counted("reading the normals", _decoded(sources, preprocessing), len(sources), progress),
-        len(sources),
-        augmented=preset.views,
-        augment=Augmentation(preprocessing.height, preprocessing.width),
-        memory=options.memory,
-    )
-    trunk_file.unlink()
-    if cache is None:
-        raise InputError(f"none of the {len(sources)} normal images can be read")
-
     optimisation = preset.optimisation
     if options.steps is not None:
         optimisation = replace(optimisation, steps=options.steps)
-    deadline = None if options.time_budget is None else time.monotonic() + options.time_budget
-    device = resolve_device(options.device)
-    steps, loss = train(
-        tail,
-        cache,
-        objective,
+    choice = options.backbone
+    backbone = load_backbone(choice.name, choice.weights, choice.size)
+    preprocessing = backbone.preprocessing
+    counted = _counted("reading the normals", _decoded(sources, preprocessing), len(sources), progress)
+    further = options.outliers or options.reference
+    adapted = adapt_backbone(
+        backbone,
+        preset,
         optimisation,
-        seed=options.seed,
-        device=device,
-        deadline=deadline,
-        on_step=lambda step, loss: progress("adapting", step, optimisation.steps, f"loss {loss:.4g}"),
+        Folder(counted, len(sources), {}),
+        Folder(_decoded(others, preprocessing), len(others), _classes(further, others)) if further else None,
+        normalise=scorer.metric == "cosine",
+        resources=Resources(options.seed, options.device, options.time_budget, options.memory, stage),
+        progress=progress,
     )
-    method = MethodInfo(options.method, options.seed, steps, loss if steps else None, asdict(optimisation))
-    module = FromPixels(preprocessing, trunk, tail.to("cpu"), L2Normalise())
-    return _exported(sources, stage, backbone, module, method, progress)
+    method = MethodInfo(options.method, options.seed, adapted.steps, adapted.loss, asdict(optimisation))
+    learned = make_scorer(scorer, adapted.scorer_state)
+    return _exported(sources, stage, backbone, adapted.module, method, learned, progress)
 
 
 def _exported(
@@ -275,6 +312,7 @@ def _exported(
     backbone: Backbone,
     module: FromPixels,
     method: MethodInfo,
+    scorer: Scorer,
     progress: Progress,
 ) -> _Extraction:
     """Write the network as ONNX, checked on real images, and its weights."""
@@ -296,18 +334,26 @@ def _exported(
     check_parity(module, Extractor(onnx_file, available_cores()), np.stack(pixels))
     safetensors.torch.save_file({k: v.contiguous() for k, v in backbone.model.state_dict().items()}, weights)
     files = {EXTRACTOR: onnx_file, WEIGHTS: weights}
-    return _Extraction(files, backbone.info, backbone.preprocessing, method)
+    return _Extraction(files, backbone.info, backbone.preprocessing, method, scorer)
 
 
-def _existing(folder: Path, stage: Path) -> _Extraction:
-    """The extractor that ``folder`` has already."""
+def _existing(folder: Path, stage: Path, scorer: str | None) -> _Extraction:
+    """The extractor that ``folder`` has already, with its scorer or another that goes with it."""
     manifest = read_manifest(folder)
+    learned = load_scorer(manifest.scorer, verified(folder, manifest, SCORER))
+    if scorer is not None:
+        asked = parse_scorer(scorer)
+        if asked.metric != manifest.scorer.metric or "samplewise" in (asked.name, manifest.scorer.name):
+            raise UsageError(
+                f"the extractor in {folder} was not exported for the scorer {scorer}; adapt again with it"
+            )
+        learned = make_scorer(asked, learned.state)
     files = {}
     for role in (EXTRACTOR, WEIGHTS):
         source = verified(folder, manifest, role)
         files[role] = stage / source.name
         shutil.copyfile(source, files[role])
-    return _Extraction(files, manifest.backbone, manifest.preprocessing, manifest.method)
+    return _Extraction(files, manifest.backbone, manifest.preprocessing, manifest.method, learned)
 
 
 def _index(
@@ -333,24 +379,26 @@ def _index(
             fingerprint.update(image.pixels.tobytes() if image.pixels is not None else b"")
     if not features:
         raise InputError(f"none of the {len(sources)} normal images can be read")
-    gallery = Gallery.build(np.concatenate(features))
-    scorer = ScorerInfo()
-    gallery.search(gallery.vectors()[:1], scorer.k)
-    index_file, normals_file = stage / "index.faiss", stage / "normals.json"
+    scorer, vectors = extraction.scorer, np.concatenate(features)
+    gallery = Gallery.build(vectors, scorer.info.metric)
+    scorer.fit(vectors, extraction.method.seed)
+    scorer.score(vectors[:1], gallery, scorer.info.k)
+    index_file, normals_file, scorer_file = stage / "index", stage / "normals", stage / "scorer.npz"
     gallery.save(index_file)
     write_normals(normals_file, normals)
+    scorer.save(scorer_file)
     manifest = Manifest(
         anomscan=anomscan.__version__,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         backbone=extraction.backbone,
         preprocessing=extraction.preprocessing,
         method=extraction.method,
-        scorer=scorer,
+        scorer=scorer.info,
         data=DataInfo(os.path.abspath(root), len(normals), len(unreadable), fingerprint.hexdigest()),
         versions=_versions(),
         files={},
     )
-    staged = {**extraction.files, INDEX: index_file, NORMALS: normals_file}
+    staged = {**extraction.files, INDEX: index_file, NORMALS: normals_file, SCORER: scorer_file}
     return Fitted(commit(folder, staged, manifest), unreadable)
 
 
@@ -372,8 +420,7 @@ def _versions() -> dict[str, str]:
 
 
 def _scores(model: Model, features: Features) -> Features:
-    distances, _ = model.gallery.search(features, min(model.manifest.scorer.k, len(model.gallery)))
-    return knn_score(distances)
+    return model.scorer.score(features, model.gallery, model.manifest.scorer.k)
 
 
 def _given_images(model: Model, images: list[str]) -> tuple[list[Decoded], Features]:

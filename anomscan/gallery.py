@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 import faiss
 import numpy as np
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 from anomscan.errors import GalleryTooSmall, ModelDamaged
 from anomscan.extractor import Features
 
+Metric = Literal["cosine", "euclidean"]
+
 
 class Gallery:
-    """Exact nearest-neighbour search by cosine distance among L2-normalised features.
+    """Exact nearest-neighbour search, by cosine distance or by Euclidean distance.
 
     Invariant: a vector of the gallery, searched again, finds itself at a distance of about 0.
     """
@@ -23,9 +26,10 @@ class Gallery:
         self._index = index
 
     @classmethod
-    def build(cls, features: Features) -> Gallery:
-        """A gallery of ``features``, (n, D) float32 with rows of norm 1."""
-        index = faiss.IndexFlatIP(features.shape[1])
+    def build(cls, features: Features, metric: Metric = "cosine") -> Gallery:
+        """A gallery of ``features``, (n, D) float32; for the cosine their rows have norm 1."""
+        dim = features.shape[1]
+        index = faiss.IndexFlatIP(dim) if metric == "cosine" else faiss.IndexFlatL2(dim)
         index.add(np.ascontiguousarray(features))
         return cls(index)
 
@@ -58,12 +62,12 @@ class Gallery:
         """The ``k`` nearest normals of each query.
 
         Args:
-            queries: (n, D) float32, rows of norm 1.
+            queries: (n, D) float32; for the cosine rows of norm 1.
             k: neighbours, at least 1.
 
         Returns:
-            Cosine distances 1 - cos, (n, k) float32 in [0, 2], ascending in each row; and the
-            positions of the normals in the gallery, (n, k) int64.
+            Distances, (n, k) float32 >= 0, ascending in each row: 1 - cos, at most 2, or Euclidean (not
+            squared); and the positions of the normals in the gallery, (n, k) int64.
 
         Raises:
             GalleryTooSmall: fewer normals than ``k``.
@@ -73,5 +77,27 @@ class Gallery:
                 f"the gallery holds {len(self)} normal image{'s' * (len(self) != 1)}, "
                 f"too few for {k} neighbours; the largest possible --k is {len(self)}"
             )
-        similarities, neighbours = self._index.search(np.ascontiguousarray(queries), k)
-        return np.clip(1.0 - similarities, 0.0, 2.0), neighbours
+        values, neighbours = self._index.search(np.ascontiguousarray(queries), k)
+        if self._index.metric_type == faiss.METRIC_INNER_PRODUCT:
+            return np.clip(1.0 - values, 0.0, 2.0), neighbours
+        return np.sqrt(np.maximum(values, 0.0)), neighbours
+
+
+def kmeans(features: Features, clusters: int, seed: int) -> Features:
+    """Centroids of ``features``, (clusters, D) float32.
+
+    Args:
+        features: (n, D) float32.
+        clusters: at most n.
+        seed: of the initial choice.
+
+    Raises:
+        GalleryTooSmall: more clusters than rows.
+    """
+    if clusters > len(features):
+        raise GalleryTooSmall(f"{len(features)} normals are too few for {clusters} clusters")
+    clustering = faiss.Kmeans(
+        features.shape[1], clusters, niter=25, seed=seed, min_points_per_centroid=1, verbose=False
+    )
+    clustering.train(np.ascontiguousarray(features))
+    return np.asarray(clustering.centroids, np.float32)

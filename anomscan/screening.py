@@ -9,10 +9,9 @@ from types import TracebackType
 
 from anomscan.bundle import Model
 from anomscan.config import Progress
-from anomscan.errors import NoImages
+from anomscan.errors import NoImages, UsageError
 from anomscan.images import Source, decode_all
 from anomscan.report import Row, plain_path
-from anomscan.scorers import knn_score
 
 
 class Ranking:
@@ -78,7 +77,7 @@ def score(
     threads: int,
     progress: Progress,
 ) -> None:
-    """Score ``sources`` into ``ranking``: the sum of the cosine distances to the k nearest normals.
+    """Score ``sources`` into ``ranking`` by the model's scorer.
 
     Args:
         sources: the images, lazily; memory does not grow with their number.
@@ -90,16 +89,20 @@ def score(
 
     Raises:
         GalleryTooSmall: fewer normals than ``k``.
+        UsageError: ``k`` for a scorer without neighbours.
         NoImages: ``sources`` is empty.
     """
+    if k is not None and not model.scorer.uses_neighbours:
+        raise UsageError(f"the model's scorer, {model.scorer.info.name}, has no neighbours; leave --k out")
     k = k or model.manifest.scorer.k
     images = decode_all(sources, model.manifest.preprocessing, threads)
     for batch, features in model.extractor.embed(images):
         if batch[0].error is not None:
             ranking.add_unreadable(batch[0].path, batch[0].error)
         else:
-            distances, neighbours = model.gallery.search(features, k)
-            for image, value, nearest in zip(batch, knn_score(distances), neighbours[:, 0], strict=True):
+            _, neighbours = model.gallery.search(features, 1)
+            scores = model.scorer.score(features, model.gallery, k)
+            for image, value, nearest in zip(batch, scores, neighbours[:, 0], strict=True):
                 ranking.add(image.path, float(str(value)), model.normals[nearest])
         progress("scoring", ranking.total, None, "")
     if not ranking.total:

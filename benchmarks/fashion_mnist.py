@@ -39,7 +39,7 @@ def indexed(root: Path, folder: Path, size: int | None) -> Model:
     try:
         read_manifest(folder)
     except ModelNotFound:
-        index(os.fspath(root / "train"), folder, BackboneChoice(size=size), report)
+        index(os.fspath(root / "train"), folder, BackboneChoice(size=size), None, report)
     return read_model(folder, available_cores())
 
 

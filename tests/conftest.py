@@ -55,7 +55,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> BackboneChoice:
 def model_folder(tmp_path_factory: pytest.TempPathFactory, normal_folder: Path) -> Path:
     """A model of the normals: the default backbone, unadapted, at 64 pixels. Read it, never write it."""
     folder = tmp_path_factory.mktemp("session") / "model"
-    index(str(normal_folder), folder, BackboneChoice(size=SIZE), lambda *_: None)
+    index(str(normal_folder), folder, BackboneChoice(size=SIZE), None, lambda *_: None)
     return folder
 
 

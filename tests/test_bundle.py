@@ -89,6 +89,14 @@ def test_a_tampered_or_missing_file(folder: Path, role: str) -> None:
         read_model(folder, threads=1)
 
 
+def test_a_manifest_without_a_file_it_needs(folder: Path) -> None:
+    data = json.loads((folder / "model.json").read_text())
+    del data["files"]["scorer"]
+    (folder / "model.json").write_text(json.dumps(data))
+    with pytest.raises(ModelDamaged, match="names no scorer file"):
+        read_model(folder, threads=1)
+
+
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot write"), staging(tmp_path / "file" / "model"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -12,11 +13,15 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from PIL import Image
 
+from anomscan.adapt.presets import PRESETS
 from anomscan.bundle import EXTRACTOR, INDEX, WEIGHTS, read_manifest, read_model
 from anomscan.errors import GalleryTooSmall, InputError, NoImages, OutputError, ParityError, UsageError
 from anomscan.fitting import AdaptOptions, BackboneChoice, Fitted, adapt, export, index
-from anomscan.images import decode
+from anomscan.images import decode, find
+from anomscan.scorers import parse_scorer
+from anomscan.screening import Ranking, score
 from tests.conftest import REPOSITORY, SIZE, draw
 
 Fit = Callable[..., Fitted]
@@ -36,22 +41,95 @@ def fit(small: BackboneChoice) -> Fit:
     return call
 
 
-@pytest.mark.parametrize("method", ["none", "panda-es", "msc", "msc-angular"])
+@pytest.fixture(scope="session")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two subfolders of images that are nothing like the normals."""
+    folder = tmp_path_factory.mktemp("others")
+    for name in ("squares", "noise"):
+        (folder / name).mkdir()
+        for seed in range(6):
+            pixels = np.random.default_rng(seed).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((64, 64), 0 if name == "squares" else 3).save(
+                folder / name / f"{seed}.png"
+            )
+    return folder
+
+
+@pytest.mark.parametrize("method", PRESETS)
 def test_every_preset_makes_a_model_that_scores(
-    fit: Fit, normal_folder: Path, tmp_path: Path, method: str
+    fit: Fit, normal_folder: Path, others: Path, tmp_path: Path, method: str
 ) -> None:
-    manifest = fit(normal_folder, tmp_path / "m", method=method, steps=2).manifest
+    needs = PRESETS[method].objective().needs if PRESETS[method].objective else None
+    further = {needs: str(others)} if needs else {}
+    manifest = fit(normal_folder, tmp_path / "m", method=method, steps=2, **further).manifest
     assert manifest.method.preset == method
     assert manifest.method.steps == (0 if method == "none" else 2)
     model = read_model(tmp_path / "m", threads=1)
     distances, _ = model.gallery.search(model.gallery.vectors(), 1)
-    assert distances.max() < 1e-5
+    assert distances.max() < 1e-2
+    with Ranking() as ranking:
+        score(
+            find([str(normal_folder / "00.png"), str(others)]),
+            model,
+            ranking,
+            k=None,
+            threads=1,
+            progress=silent,
+        )
+        assert all(np.isfinite(row.score) for row in ranking.rows() if row.score is not None)
+        assert ranking.scored == 13
+    assert export(tmp_path / "m", tmp_path / "x.onnx", [], silent) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            {"method": "panda-oe"},
+            "panda-oe learns from a further folder of images: name it with --outliers DIR",
+        ),
+        ({"method": "joint"}, "name it with --reference DIR"),
+        ({"method": "joint", "reference": "NORMALS"}, "needs a subfolder of reference images for each"),
+        ({"method": "msc", "outliers": "OTHERS"}, "msc does not use --outliers"),
+        ({"method": "adib", "reference": "OTHERS", "outliers": "OTHERS"}, "adib does not use --reference"),
+        ({"method": "msc", "scorer": "logit"}, "msc does not learn what the scorer logit needs"),
+        ({"method": "panda-ses", "scorer": "knn"}, "panda-ses scores sample-wise"),
+        ({"method": "none", "scorer": "best"}, "no scorer called 'best'"),
+    ],
+)
+def test_parts_that_do_not_fit_together(
+    fit: Fit, normal_folder: Path, others: Path, tmp_path: Path, options: dict[str, str], sentence: str
+) -> None:
+    folders = {"NORMALS": str(normal_folder), "OTHERS": str(others)}
+    named = {name: folders.get(value, value) for name, value in options.items()}
+    with pytest.raises(UsageError, match=re.escape(sentence)):
+        fit(normal_folder, tmp_path / "m", **named)
+
+
+def test_consolidation_takes_a_reference_folder(
+    fit: Fit, normal_folder: Path, others: Path, tmp_path: Path
+) -> None:
+    alone = fit(normal_folder, tmp_path / "a", method="panda-ewc", steps=2).manifest
+    referred = fit(normal_folder, tmp_path / "b", method="panda-ewc", steps=2, reference=str(others)).manifest
+    assert alone.files[INDEX] != referred.files[INDEX]
+
+
+def test_index_changes_the_scorer_where_the_extractor_allows_it(model_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(model_folder, tmp_path / "m"))
+    root = read_manifest(folder).data.root
+    for name in ("mahalanobis", "kmeans:4", "mean", "knn"):
+        assert index(root, folder, None, name, silent).manifest.scorer == parse_scorer(name)
+    assert index(root, folder, None, "mean", silent).manifest.scorer.name == "mean"
+    assert index(root, folder, None, None, silent).manifest.scorer.name == "mean"
+    for name in ("knn-euclidean", "samplewise", "logit"):
+        with pytest.raises(UsageError, match="adapt again with it"):
+            index(root, folder, None, name, silent)
 
 
 def test_adapting_changes_the_features_and_none_does_not(
     fit: Fit, small: BackboneChoice, normal_folder: Path, tmp_path: Path
 ) -> None:
-    index(str(normal_folder), tmp_path / "plain", small, silent)
+    index(str(normal_folder), tmp_path / "plain", small, None, silent)
     fit(normal_folder, tmp_path / "none", method="none")
     fit(normal_folder, tmp_path / "adapted", steps=3)
     plain, none, adapted = (
@@ -86,7 +164,7 @@ def test_a_time_budget_stops_the_training(fit: Fit, normal_folder: Path, tmp_pat
 def test_the_adapted_weights_can_be_given_back(fit: Fit, normal_folder: Path, tmp_path: Path) -> None:
     manifest = fit(normal_folder, tmp_path / "m", steps=2).manifest
     weights = tmp_path / "m" / manifest.files[WEIGHTS].name
-    index(str(normal_folder), tmp_path / "again", BackboneChoice("resnet10t", weights, SIZE), silent)
+    index(str(normal_folder), tmp_path / "again", BackboneChoice("resnet10t", weights, SIZE), None, silent)
     first, again = (read_model(tmp_path / name, threads=1).gallery.vectors() for name in ("m", "again"))
     np.testing.assert_allclose(first, again, atol=1e-5)
 
@@ -97,7 +175,7 @@ def test_index_keeps_the_extractor_of_the_model(fit: Fit, normal_folder: Path, t
     shutil.copytree(normal_folder, fewer)
     for path in sorted(fewer.iterdir())[:5]:
         path.unlink()
-    after = index(str(fewer), tmp_path / "m", None, silent).manifest
+    after = index(str(fewer), tmp_path / "m", None, None, silent).manifest
     assert after.files[EXTRACTOR] == before.files[EXTRACTOR]
     assert after.method == before.method
     assert after.data.images == 15
@@ -108,7 +186,7 @@ def test_index_with_a_backbone_starts_afresh(
     fit: Fit, small: BackboneChoice, normal_folder: Path, tmp_path: Path
 ) -> None:
     fit(normal_folder, tmp_path / "m", steps=2)
-    assert index(str(normal_folder), tmp_path / "m", small, silent).manifest.method.preset == "none"
+    assert index(str(normal_folder), tmp_path / "m", small, None, silent).manifest.method.preset == "none"
 
 
 @pytest.mark.parametrize("method", ["none", "panda-es"])
@@ -128,9 +206,9 @@ def test_the_fingerprint_depends_on_pixels_and_names_not_on_the_place(
     moved = Path(shutil.copytree(normal_folder, tmp_path / "moved"))
     folder = Path(shutil.copytree(model_folder, tmp_path / "m"))
     fingerprints = [read_manifest(model_folder).data.fingerprint]
-    fingerprints.append(index(str(moved), folder, None, silent).manifest.data.fingerprint)
+    fingerprints.append(index(str(moved), folder, None, None, silent).manifest.data.fingerprint)
     draw(999).save(moved / "00.png")
-    fingerprints.append(index(str(moved), folder, None, silent).manifest.data.fingerprint)
+    fingerprints.append(index(str(moved), folder, None, None, silent).manifest.data.fingerprint)
     assert fingerprints[0] == fingerprints[1] != fingerprints[2]
 
 
@@ -171,7 +249,7 @@ def test_export_refuses_a_graph_that_scores_differently(
 ) -> None:
     normals = Path(shutil.copytree(normal_folder, tmp_path / "normals"))
     folder = Path(shutil.copytree(model_folder, tmp_path / "m"))
-    index(str(normals), folder, None, silent)
+    index(str(normals), folder, None, None, silent)
     for path in normals.iterdir():
         draw(hash(path.name) % 1000 + 5000).save(path)
     with pytest.raises(ParityError, match="so it was not written"):

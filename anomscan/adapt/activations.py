@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -35,22 +35,28 @@ class ActivationCache:
                 self._array = np.memmap(file, np.float32, "w+", shape=full)
         else:
             self._array = np.empty(full, np.float32)
-        self._images = 0
+        self.paths: list[str] = []
 
     def __len__(self) -> int:
-        return self._images
+        return len(self.paths)
 
     @property
     def views(self) -> int:
         """Number of views of every image."""
         return int(self._array.shape[0])
 
-    def append(self, views: list[Features]) -> None:
-        """Add n images: for every view their activations, (n, ...) float32."""
-        last = self._images + len(views[0])
+    def append(self, paths: list[str], views: list[Features]) -> None:
+        """Add n images: their paths, and for every view their activations, (n, ...) float32."""
+        first, last = len(self), len(self) + len(paths)
         for view, activations in enumerate(views):
-            self._array[view, self._images : last] = activations
-        self._images = last
+            self._array[view, first:last] = activations
+        self.paths += paths
+
+    def images(self, batch: int) -> Iterator[Tensor]:
+        """View 0 of every image, that is the image itself, a batch at a time."""
+        for first in range(0, len(self), batch):
+            images = np.arange(first, min(first + batch, len(self)))
+            yield self.read(np.zeros_like(images), images)
 
     def read(self, views: NDArray[np.int64], images: NDArray[np.int64]) -> Tensor:
         """The activations of the pairs ``(views[i], images[i])``, (n, ...) float32."""
@@ -86,5 +92,5 @@ def cache_activations(
         pixels = np.stack([image.pixels for image in batch if image.pixels is not None])
         views = [activations, *(trunk.run(augment(pixels)) for _ in range(augmented))]
         cache = cache or ActivationCache(1 + augmented, capacity, activations.shape[1:], memory)
-        cache.append(views)
+        cache.append([image.path for image in batch], views)
     return cache

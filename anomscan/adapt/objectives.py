@@ -1,27 +1,48 @@
-"""What adapting minimises. A batch holds ``views`` views of each image, image-major within a view."""
+"""What adapting minimises.
+
+A batch holds ``views`` views of each normal image, and, for an objective that ``needs`` them, as many
+images of another folder: outliers, or reference images with a class.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+Need = Literal["outliers", "reference"]
 
-class Objective(ABC):
-    """A loss on features; ``prepare`` sees the pretrained features of all normals before the first step."""
 
-    views: int
-    """Views of every image in a batch: 1 is the image itself, 2 are two augmentations of it."""
+class Objective(nn.Module, ABC):
+    """A loss on features; its own parameters, if it has any, are trained with the network's."""
+
+    views: int = 1
+    """Views of every normal image in a batch: 1 is the image itself, 2 are two augmentations of it."""
+
+    needs: Need | None = None
+    """The further folder of images without which this objective makes no sense."""
 
     @abstractmethod
-    def prepare(self, features: Tensor) -> None:
-        """Fix what stays constant: ``features`` is (n, D), pretrained, one row a normal image."""
+    def prepare(self, features: Tensor, classes: int) -> None:
+        """Fix what stays constant, before the first step.
+
+        Args:
+            features: (n, D) pretrained features, one row a normal image.
+            classes: number of classes of the reference images; 0 without.
+        """
 
     @abstractmethod
-    def __call__(self, features: Tensor) -> Tensor:
-        """The loss, a scalar, of (views * B, D) features; row i and row i + B show the same image."""
+    def forward(self, normal: Tensor, other: Tensor | None, labels: Tensor | None) -> Tensor:
+        """The loss, a scalar.
+
+        Args:
+            normal: (views * B, D) features; row i and row i + B show the same image.
+            other: (B', D) features of outliers or reference images, for an objective that needs them.
+            labels: (B',) int64 classes of the reference images.
+        """
 
 
 class Compactness(Objective):
@@ -30,29 +51,29 @@ class Compactness(Objective):
     The centre c is constant, and the features are not normalised.
     """
 
-    views = 1
+    center: Tensor
 
-    def prepare(self, features: Tensor) -> None:
+    def prepare(self, features: Tensor, classes: int) -> None:
         """Set c to the mean of the pretrained features."""
         self.center = features.mean(dim=0)
 
-    def __call__(self, features: Tensor) -> Tensor:
+    def forward(self, normal: Tensor, other: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
         """Mean over the batch of ||phi(x) - c||^2."""
-        return (features - self.center).square().sum(dim=1).mean()
+        return (normal - self.center).square().sum(dim=1).mean()
 
 
 class AngularCenter(Objective):
     """Minus the cosine to the centre of the normalised features (Mean-Shifted Contrastive, eq. 6)."""
 
-    views = 1
+    center: Tensor
 
-    def prepare(self, features: Tensor) -> None:
+    def prepare(self, features: Tensor, classes: int) -> None:
         """Set c to the mean of the normalised pretrained features (eq. 3)."""
         self.center = functional.normalize(features, dim=1).mean(dim=0)
 
-    def __call__(self, features: Tensor) -> Tensor:
+    def forward(self, normal: Tensor, other: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
         """Mean over the batch of -phi(x) . c, with phi(x) of norm 1."""
-        return -(functional.normalize(features, dim=1) @ self.center).mean()
+        return -(functional.normalize(normal, dim=1) @ self.center).mean()
 
 
 class MeanShiftedContrastive(Objective):
@@ -63,36 +84,115 @@ class MeanShiftedContrastive(Objective):
     """
 
     views = 2
+    center: Tensor
 
     def __init__(self, temperature: float = 0.25) -> None:
+        super().__init__()
         self.temperature = temperature
 
-    def prepare(self, features: Tensor) -> None:
+    def prepare(self, features: Tensor, classes: int) -> None:
         """Set c to the mean of the normalised pretrained features (eq. 3)."""
         self.center = functional.normalize(features, dim=1).mean(dim=0)
 
-    def __call__(self, features: Tensor) -> Tensor:
+    def forward(self, normal: Tensor, other: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
         """Mean over 2B rows of -log softmax of the positive pair among all other rows."""
-        shifted = functional.normalize(functional.normalize(features, dim=1) - self.center, dim=1)
+        shifted = functional.normalize(functional.normalize(normal, dim=1) - self.center, dim=1)
         similarity = shifted @ shifted.T / self.temperature
         similarity.fill_diagonal_(-torch.inf)
-        rows = len(features)
-        positive = torch.arange(rows, device=features.device).roll(rows // 2)
+        rows = len(normal)
+        positive = torch.arange(rows, device=normal.device).roll(rows // 2)
         return functional.cross_entropy(similarity, positive)
 
 
 class Sum(Objective):
-    """The sum of several objectives, such as mean-shifted contrastive + angular centre (tab. 3)."""
+    """The sum of several objectives, such as mean-shifted contrastive + angular centre (MSC, tab. 3)."""
 
     def __init__(self, *parts: Objective) -> None:
-        self.parts = parts
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
         self.views = max(part.views for part in parts)
 
-    def prepare(self, features: Tensor) -> None:
+    def prepare(self, features: Tensor, classes: int) -> None:
         """Prepare every part."""
         for part in self.parts:
-            part.prepare(features)
+            part.prepare(features, classes)  # type: ignore[operator]
 
-    def __call__(self, features: Tensor) -> Tensor:
+    def forward(self, normal: Tensor, other: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
         """Sum of the parts on the same features."""
-        return torch.stack([part(features) for part in self.parts]).sum()
+        return torch.stack([part(normal, other, labels) for part in self.parts]).sum()
+
+
+class Logistic(Objective):
+    """Logistic regression of outliers against normals (PANDA, eq. 5; Transfer-Based Semantic AD, eq. 1).
+
+    The logit w . phi(x) + b, of a linear layer trained with the network, is the anomaly score.
+    """
+
+    needs = "outliers"
+
+    def prepare(self, features: Tensor, classes: int) -> None:
+        """Make the linear layer."""
+        self.linear = nn.Linear(features.shape[1], 1, device=features.device)
+
+    def forward(self, normal: Tensor, other: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+        """-E_normal log(1 - sigma(w . phi)) - E_outlier log sigma(w . phi)."""
+        assert other is not None  # noqa: S101 - the caller supplies what ``needs`` names
+        return (
+            functional.softplus(self.linear(normal)).mean() + functional.softplus(-self.linear(other)).mean()
+        )
+
+
+class HypersphereClassifier(Objective):
+    """Outliers out of, normals into a ball (Ruff et al. 2020, the HSC of Transfer-Based Semantic AD, tab. 4).
+
+    With h(z) = sqrt(||z||^2 + 1) - 1, the pseudo-Huber distance of phi(x) to the centre of the pretrained
+    normals, a normal costs h and an outlier -log(1 - exp(-h)). The paper's centre is the origin, which
+    the features of a pretrained network with rectified outputs do not surround.
+    """
+
+    needs = "outliers"
+    center: Tensor
+
+    def prepare(self, features: Tensor, classes: int) -> None:
+        """Set the centre to the mean of the pretrained features."""
+        self.center = features.mean(dim=0)
+
+    def forward(self, normal: Tensor, other: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+        """Mean cost of the normals plus mean cost of the outliers."""
+        assert other is not None  # noqa: S101 - the caller supplies what ``needs`` names
+        outside = self._distance(other).clamp_min(1e-6)
+        return self._distance(normal).mean() - torch.log(-torch.expm1(-outside)).mean()
+
+    def _distance(self, features: Tensor) -> Tensor:
+        return ((features - self.center).square().sum(dim=1) + 1).sqrt() - 1
+
+
+class JointClassification(Objective):
+    """Compactness of the normals with classification of reference images (JO, DOC; PANDA, eq. 2).
+
+    The papers keep ImageNet's images and its linear layer; here the classes are the subfolders of the
+    reference folder, and their linear layer is trained with the network.
+
+    Args:
+        weight: alpha, of the compactness; 0.1 in DOC.
+    """
+
+    needs = "reference"
+
+    def __init__(self, weight: float = 0.1) -> None:
+        super().__init__()
+        self.weight = weight
+        self.compactness = Compactness()
+
+    def prepare(self, features: Tensor, classes: int) -> None:
+        """Fix the centre and make the linear layer."""
+        self.compactness.prepare(features, classes)
+        self.linear = nn.Linear(features.shape[1], classes, device=features.device)
+
+    def forward(self, normal: Tensor, other: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+        """Cross entropy of the reference images + alpha * compactness of the normals."""
+        assert other is not None  # noqa: S101 - the caller supplies what ``needs`` names
+        assert labels is not None  # noqa: S101
+        classification = functional.cross_entropy(self.linear(other), labels)
+        compactness: Tensor = self.compactness(normal)
+        return classification + self.weight * compactness

@@ -65,4 +65,4 @@ class CoreParallel:
             return self._run(activations)
 
     def _gradients(self, output: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(output, self._parameters, gradient)
+        return torch.autograd.grad(output, self._parameters, gradient, materialize_grads=True)

@@ -1,11 +1,21 @@
-"""The methods of the papers, each as independent parts: one line a method."""
+"""The methods of the papers, each as independent parts: one entry a method."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
-from anomscan.adapt.objectives import AngularCenter, Compactness, MeanShiftedContrastive, Objective, Sum
+from anomscan.adapt.objectives import (
+    AngularCenter,
+    Compactness,
+    HypersphereClassifier,
+    JointClassification,
+    Logistic,
+    MeanShiftedContrastive,
+    Objective,
+    Sum,
+)
 from anomscan.errors import UsageError
 
 
@@ -23,7 +33,7 @@ class Optimisation:
 
 @dataclass(frozen=True)
 class Preset:
-    """A method: what is minimised and how.
+    """A method: what is minimised, what holds it back, what learns, when it stops, how it scores.
 
     ``objective`` None leaves the features as they are (DN2). ``views`` is how many random views of every
     image are drawn, once, for an objective that compares two.
@@ -31,20 +41,44 @@ class Preset:
 
     objective: Callable[[], Objective] | None
     optimisation: Optimisation
+    regularizer: Literal["none", "ewc", "l2-sp"] = "none"
+    trainable: Literal["last stages", "all", "adapters"] = "last stages"
+    stopping: Literal["fixed", "samplewise"] = "fixed"
+    scorer: str = "knn"
     views: int = 0
 
 
+def msc_angular() -> Objective:
+    """Mean-shifted contrastive + angular centre (Mean-Shifted Contrastive, tab. 3)."""
+    return Sum(MeanShiftedContrastive(), AngularCenter())
+
+
+_NONE = Optimisation(steps=0, batch=0, rate=0.0, momentum=0.0, weight_decay=0.0, clip=None)
 # PANDA, appendix D: batch 32, momentum 0.9, weight decay 5e-5, gradients clipped to a norm of 1e-3.
 # Its 2,300 steps collapse some classes (tab. 4); 100 is cautious.
 _PANDA = Optimisation(steps=100, batch=32, rate=1e-2, momentum=0.9, weight_decay=5e-5, clip=1e-3)
+# PANDA, appendix D: rate 0.1, momentum 0.9, no weight decay, clipped.
+_OUTLIERS = Optimisation(steps=200, batch=16, rate=1e-1, momentum=0.9, weight_decay=0.0, clip=1e-3)
 # Mean-Shifted Contrastive, appendix A.3: batch 64, no momentum, weight decay 5e-5.
 _MSC = Optimisation(steps=50, batch=64, rate=1e-3, momentum=0.0, weight_decay=5e-5, clip=None)
+# Transfer-Based Semantic AD, sec. 5.1: momentum 0.9, weight decay 1e-4.
+_SEMANTIC = Optimisation(steps=100, batch=16, rate=1e-2, momentum=0.9, weight_decay=1e-4, clip=1.0)
 
 PRESETS: dict[str, Preset] = {
-    "none": Preset(None, Optimisation(0, 0, 0.0, 0.0, 0.0, None)),
+    "none": Preset(None, _NONE),
     "panda-es": Preset(Compactness, _PANDA),
+    "panda-ses": Preset(Compactness, _PANDA, stopping="samplewise", scorer="samplewise"),
+    "panda-ewc": Preset(Compactness, _PANDA, regularizer="ewc"),
+    "panda-angular": Preset(AngularCenter, _PANDA),
+    "panda-oe": Preset(Logistic, _OUTLIERS, scorer="logit"),
+    "joint": Preset(JointClassification, _PANDA),
     "msc": Preset(MeanShiftedContrastive, _MSC, views=4),
-    "msc-angular": Preset(lambda: Sum(MeanShiftedContrastive(), AngularCenter()), _MSC, views=4),
+    "msc-angular": Preset(msc_angular, _MSC, views=4),
+    "hsc": Preset(
+        HypersphereClassifier, _SEMANTIC, regularizer="l2-sp", trainable="all", scorer="mean-euclidean"
+    ),
+    "adib": Preset(Logistic, _SEMANTIC, regularizer="l2-sp", trainable="all", scorer="logit"),
+    "adra": Preset(Logistic, _SEMANTIC, trainable="adapters", scorer="logit"),
 }
 
 

@@ -1,11 +1,16 @@
-"""Which part of a backbone learns: everything before it is frozen and runs once an image."""
+"""Which part of a backbone learns: everything before it is frozen and runs once an image.
+
+Each function splits a backbone into ``(trunk, tail)`` with ``tail(trunk(x))`` equal to the whole before
+training. Parameters are shared with the backbone under their timm names; those that learn require
+gradients. Both stay in evaluation mode: batch norm keeps the pretrained statistics.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import timm.models
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from anomscan.adapt.backbones import Backbone
 from anomscan.errors import UsageError
@@ -30,11 +35,6 @@ def last_stages(backbone: Backbone) -> tuple[nn.Module, nn.Module]:
     4 of a ResNet, PANDA sec. 4.2.2 and tab. 5); in one of constant resolution, such as a plain ViT, the
     last quarter of the blocks.
 
-    Returns:
-        ``(trunk, tail)`` with ``tail(trunk(x)) == backbone.model(x)``; parameters are shared with the
-        backbone under their timm names, those of the tail require gradients. Both stay in evaluation
-        mode: batch norm keeps the pretrained statistics.
-
     Raises:
         UsageError: the network cannot be cut there into two parts joined by one tensor.
     """
@@ -42,6 +42,64 @@ def last_stages(backbone: Backbone) -> tuple[nn.Module, nn.Module]:
     trunk, tail = split(backbone.model, cut)
     tail.requires_grad_(True)
     return trunk, tail
+
+
+def everything(backbone: Backbone) -> tuple[nn.Module, nn.Module]:
+    """All parameters learn; the trunk passes the normalised pixels on."""
+    backbone.model.requires_grad_(True)
+    return nn.Identity(), backbone.model
+
+
+def residual_adapters(backbone: Backbone) -> tuple[nn.Module, nn.Module]:
+    """Only 1x1 convolutions beside the frozen spatial ones learn, and begin at zero.
+
+    ADRA, Transfer-Based Semantic AD, eq. 3.
+
+    Raises:
+        UsageError: the network has no spatial convolution that keeps its input's extent.
+    """
+    model = backbone.model
+    adapted = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1 and _keeps_extent(module)
+    ]
+    if not adapted:
+        raise UsageError(f"{backbone.info.name} has no 3x3 convolutions to adapt beside")
+    for name, module in adapted:
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, AdaptedConvolution(module))
+    return nn.Identity(), model
+
+
+class AdaptedConvolution(nn.Module):
+    """f_0(x) + V x: a frozen convolution and a 1x1 convolution V of the same stride, which learns."""
+
+    def __init__(self, frozen: nn.Conv2d) -> None:
+        super().__init__()
+        self.frozen = frozen
+        self.adapter = nn.Conv2d(
+            frozen.in_channels, frozen.out_channels, 1, (frozen.stride[0], frozen.stride[1]), bias=False
+        )
+        nn.init.zeros_(self.adapter.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to what the frozen convolution gives, plus the correction."""
+        output: Tensor = self.frozen(x) + self.adapter(x)
+        return output
+
+
+def _keeps_extent(convolution: nn.Conv2d) -> bool:
+    """Whether the output is as large as the input divided by the stride, rounded up."""
+    if type(convolution) is not nn.Conv2d:  # timm's Conv2dSame pads by itself
+        return True
+    kernel, padding, dilation = convolution.kernel_size, convolution.padding, convolution.dilation
+    if isinstance(padding, str):
+        return padding == "same"
+    return all(2 * p == d * (k - 1) for k, p, d in zip(kernel, padding, dilation, strict=True))
+
+
+TRAINABLES = {"last stages": last_stages, "all": everything, "adapters": residual_adapters}
 
 
 def _cut(stages: tuple[tuple[str, int], ...]) -> str:

@@ -36,6 +36,8 @@ def test_views_and_images_come_back(memory: float) -> None:
     assert cache is not None
     assert cache.spilled == (memory == 0)
     assert (cache.views, len(cache)) == (3, 23)
+    assert cache.paths[20] == "0"
+    assert [len(batch) for batch in cache.images(10)] == [10, 10, 3]
     read = cache.read(np.array([0, 1, 2]), np.array([5, 5, 22]))
     torch.testing.assert_close(read, torch.tensor([[5.0] * 3, [105.0] * 3, [102.0] * 3]))
 
@@ -52,6 +54,6 @@ def test_nothing_readable() -> None:
 def test_a_spilled_cache_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     cache = ActivationCache(1, 10, (3,), memory=0)
-    cache.append([np.ones((10, 3), np.float32)])
+    cache.append(["x"] * 10, [np.ones((10, 3), np.float32)])
     assert not list(tmp_path.iterdir())
     assert cache.read(np.zeros(1, np.int64), np.array([9])).sum() == 3

@@ -5,7 +5,7 @@ import timm
 import torch
 
 from anomscan.adapt.backbones import Backbone, load_backbone
-from anomscan.adapt.trainables import last_stages, split
+from anomscan.adapt.trainables import everything, last_stages, residual_adapters, split
 from anomscan.config import BackboneInfo, Preprocessing
 from anomscan.errors import UsageError
 
@@ -17,7 +17,7 @@ def random_backbone(name: str, size: int) -> Backbone:
     info = model.feature_info
     stages = tuple((e["module"], e["reduction"]) for e in (info.info if hasattr(info, "info") else info))
     preprocessing = Preprocessing(size, size, "bicubic", (0.5,) * 3, (0.5,) * 3)
-    return Backbone(model, stages, preprocessing, BackboneInfo(name, "random", "", model.num_features))
+    return Backbone(model, None, stages, preprocessing, BackboneInfo(name, "random", "", model.num_features))
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,39 @@ def test_a_cut_through_a_skip_connection_is_refused() -> None:
     backbone = random_backbone("resnet18", 64)
     with pytest.raises(UsageError, match=r"cannot be cut behind layer2\.0\.conv1"):
         split(backbone.model, "layer2.0.conv1")
+
+
+def test_everything_learns() -> None:
+    backbone = random_backbone("resnet10t", 64)
+    trunk, tail = everything(backbone)
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(trunk(images), images)
+    assert tail is backbone.model
+    assert all(parameter.requires_grad for parameter in tail.parameters())
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet10t", "mobilenetv3_small_050", "convnext_atto", "tf_efficientnet_lite0"]
+)
+def test_adapters_begin_as_nothing_and_learn_alone(name: str) -> None:
+    backbone = random_backbone(name, 64)
+    images = torch.randn(2, 3, 65, 65)
+    with torch.no_grad():
+        before = backbone.model(images)
+    backbone.model.requires_grad_(False)
+    _, tail = residual_adapters(backbone)
+    tail.eval()
+    torch.testing.assert_close(tail(images).detach(), before)
+    learns = [name for name, parameter in tail.named_parameters() if parameter.requires_grad]
+    assert learns
+    assert all(name.endswith("adapter.weight") for name in learns)
+    with torch.no_grad():
+        for name, parameter in tail.named_parameters():
+            if name in learns or name.endswith("gamma"):
+                parameter.normal_()
+    assert (tail(images) - before).abs().max() > 1e-3
+
+
+def test_a_transformer_has_nothing_to_adapt_beside() -> None:
+    with pytest.raises(UsageError, match="no 3x3 convolutions"):
+        residual_adapters(random_backbone("vit_tiny_patch16_224", 64))

@@ -16,12 +16,13 @@ from anomscan.errors import TrainingDiverged, UsageError
 
 FAST = Optimisation(steps=40, batch=8, rate=0.05, momentum=0.9, weight_decay=0.0, clip=None)
 CPU = torch.device("cpu")
+PATHS = [f"{i}.png" for i in range(30)]
 
 
 def cache(views: int = 1) -> ActivationCache:
     generator = np.random.default_rng(0)
     filled = ActivationCache(views, 30, (6,), memory=1e9)
-    filled.append([generator.normal(1, 1, (30, 6)).astype(np.float32) for _ in range(views)])
+    filled.append(PATHS[:30], [generator.normal(1, 1, (30, 6)).astype(np.float32) for _ in range(views)])
     return filled
 
 
@@ -68,13 +69,17 @@ def test_the_seed_decides_everything() -> None:
 
 def test_an_objective_of_two_views_gets_pairs_of_the_same_image() -> None:
     marked = ActivationCache(3, 5, (2,), memory=1e9)
-    marked.append([np.stack([[view, image] for image in range(5)]).astype(np.float32) for view in range(3)])
+    marked.append(
+        PATHS[:5], [np.stack([[view, image] for image in range(5)]).astype(np.float32) for view in range(3)]
+    )
     seen: list[Tensor] = []
 
     class Spy(MeanShiftedContrastive):
-        def __call__(self, features: Tensor) -> Tensor:
-            seen.append(features.detach().clone())
-            return super().__call__(features)
+        def forward(
+            self, normal: Tensor, other: Tensor | None = None, labels: Tensor | None = None
+        ) -> Tensor:
+            seen.append(normal.detach().clone())
+            return super().forward(normal)
 
     identity = nn.Linear(2, 2, bias=False)
     nn.init.eye_(identity.weight)
@@ -118,5 +123,5 @@ def test_devices() -> None:
 
 
 def test_an_unknown_preset_lists_the_known() -> None:
-    with pytest.raises(UsageError, match=r"'panda'; choose one of none, panda-es, msc, msc-angular"):
+    with pytest.raises(UsageError, match=r"'panda'; choose one of none, panda-es, panda-ses"):
         find_preset("panda")
