@@ -252,7 +252,7 @@ def export(
 ) -> None:
     """Write the extractor as ONNX, after re-scoring real images with the written file."""
     from anomscan.console import message, progress_bar
-    from anomscan.fitting import export as write
+    from anomscan.exporting import export as write
 
     with progress_bar() as progress:
         difference = write(model, out, images or [], progress)

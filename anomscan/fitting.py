@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import anomscan
-from anomscan.atomic import whole_file
 from anomscan.bundle import (
     EXTRACTOR,
     INDEX,
@@ -24,10 +23,8 @@ from anomscan.bundle import (
     NORMALS,
     SCORER,
     WEIGHTS,
-    Model,
     commit,
     read_manifest,
-    read_model,
     staging,
     verified,
     write_normals,
@@ -43,7 +40,7 @@ from anomscan.config import (
     ScorerInfo,
     available_cores,
 )
-from anomscan.errors import InputError, NoImages, ParityError, UsageError
+from anomscan.errors import InputError, NoImages, UsageError
 from anomscan.extractor import Extractor, Features
 from anomscan.gallery import Gallery
 from anomscan.images import Decoded, Source, decode_all, find, printable
@@ -55,9 +52,6 @@ if TYPE_CHECKING:
     from anomscan.adapt.presets import Preset
 
 PARITY_IMAGES = 16
-EXPORT_IMAGES = 64
-EXPORT_TOLERANCE = 1e-4
-"""Largest difference of a score between an exported file and the model it was exported from."""
 
 
 @dataclass(frozen=True)
@@ -159,46 +153,6 @@ def index(
             choice, method = backbone or BackboneChoice(), MethodInfo("none", seed=0)
             extraction = _pretrained(sources, stage, choice, method, info, progress)
         return _index(root, sources, folder, stage, extraction, progress)
-
-
-def export(folder: Path, out: Path, images: list[str], progress: Progress) -> float:
-    """Write the extractor of ``folder`` to ``out``, after re-scoring real images with the written file.
-
-    Args:
-        folder: the model folder.
-        out: the ONNX file to write.
-        images: images or folders to check with, against the model's own extractor; with none, the
-            normals still on this disk are checked against the features in the index.
-        progress: see ``config.Progress``.
-
-    Returns:
-        The largest difference of a score that was seen, at most ``EXPORT_TOLERANCE``.
-
-    Raises:
-        ParityError: a score differs, ``out`` was not written.
-        NoImages: there is nothing to check with.
-        ModelError, OutputError: the model cannot be used, ``out`` cannot be written.
-    """
-    threads = available_cores()
-    model = read_model(folder, threads)
-    decoded, expected = _given_images(model, images) if images else _gallery_images(model)
-    if not decoded:
-        raise NoImages(
-            "no image to check the exported file with: the normals are no longer where they were; "
-            "name a few images or their folder with --images"
-        )
-    with whole_file(out) as partial:
-        shutil.copyfile(verified(folder, model.manifest, EXTRACTOR), partial)
-        exported = Extractor(partial, threads)
-        progress("re-scoring with the exported file", 0, len(decoded), "")
-        features = np.concatenate([features for _, features in exported.embed(decoded)])
-        difference = float(np.abs(_scores(model, features) - _scores(model, expected)).max())
-        if not difference <= EXPORT_TOLERANCE:
-            raise ParityError(
-                f"the exported file scores real images differently, by up to {difference:.2g}, so it was not "
-                "written; if the normals have changed since the index was built, run 'anomscan index' again"
-            )
-    return difference
 
 
 def _find_normals(root: str) -> list[Source]:
@@ -417,24 +371,3 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def _scores(model: Model, features: Features) -> Features:
-    return model.scorer.score(features, model.gallery, model.manifest.scorer.k)
-
-
-def _given_images(model: Model, images: list[str]) -> tuple[list[Decoded], Features]:
-    decoded = [d for d in _decoded(find(images), model.manifest.preprocessing) if d.pixels is not None]
-    decoded = decoded[:EXPORT_IMAGES]
-    if not decoded:
-        return [], np.empty((0, model.gallery.dim), np.float32)
-    return decoded, np.concatenate([features for _, features in model.extractor.embed(decoded)])
-
-
-def _gallery_images(model: Model) -> tuple[list[Decoded], Features]:
-    """Normals of the gallery that are still on this disk, spread over it, and their features there."""
-    spread = np.linspace(0, len(model.normals) - 1, min(EXPORT_IMAGES, len(model.normals))).astype(int)
-    sources = [Source(model.normals[i]) for i in spread]
-    decoded = list(_decoded(sources, model.manifest.preprocessing))
-    readable = [i for i, image in enumerate(decoded) if image.pixels is not None]
-    return [decoded[i] for i in readable], model.gallery.vectors()[spread[readable]]

@@ -30,6 +30,7 @@ FLOORS = {
     "anomscan.screening": 3,
     "anomscan.evaluation": 3,
     "anomscan.fitting": 3,
+    "anomscan.exporting": 3,
     "anomscan.cli": 4,
     "anomscan.console": 4,
     "anomscan.__main__": 4,

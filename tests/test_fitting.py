@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 from PIL import Image
 
 from anomscan.adapt.presets import PRESETS
 from anomscan.bundle import EXTRACTOR, INDEX, WEIGHTS, read_manifest, read_model
-from anomscan.errors import GalleryTooSmall, InputError, NoImages, OutputError, ParityError, UsageError
-from anomscan.fitting import AdaptOptions, BackboneChoice, Fitted, adapt, export, index
-from anomscan.images import decode, find
+from anomscan.errors import GalleryTooSmall, InputError, NoImages, UsageError
+from anomscan.exporting import export
+from anomscan.fitting import AdaptOptions, BackboneChoice, Fitted, adapt, index
+from anomscan.images import find
 from anomscan.scorers import parse_scorer
 from anomscan.screening import Ranking, score
 from tests.conftest import REPOSITORY, SIZE, draw
@@ -228,42 +228,6 @@ def test_nothing_to_learn_from(fit: Fit, tmp_path: Path, method: str) -> None:
     with pytest.raises(UsageError, match="no method"):
         fit(single, tmp_path / "m", method="x")
     assert not (tmp_path / "m").exists()
-
-
-def test_export_checks_and_writes_the_graph(model_folder: Path, tmp_path: Path) -> None:
-    assert export(model_folder, tmp_path / "out.onnx", [], silent) < 1e-4
-    session = onnxruntime.InferenceSession(tmp_path / "out.onnx")
-    (given,), (taken,) = session.get_inputs(), session.get_outputs()
-    assert (given.type, given.shape[1:]) == ("tensor(uint8)", [SIZE, SIZE, 3])
-    assert isinstance(given.shape[0], str), "N is dynamic"
-    assert (taken.type, taken.shape[1]) == ("tensor(float)", 1280)
-    assert session.get_modelmeta().custom_metadata_map["width"] == str(SIZE)
-    model = read_model(model_folder, threads=1)
-    pixels = np.stack([decode(path, model.manifest.preprocessing) for path in model.normals[:3]])
-    (features,) = session.run(None, {given.name: pixels})
-    np.testing.assert_allclose(features, model.gallery.vectors()[:3], atol=1e-5)
-
-
-def test_export_refuses_a_graph_that_scores_differently(
-    model_folder: Path, normal_folder: Path, tmp_path: Path
-) -> None:
-    normals = Path(shutil.copytree(normal_folder, tmp_path / "normals"))
-    folder = Path(shutil.copytree(model_folder, tmp_path / "m"))
-    index(str(normals), folder, None, None, silent)
-    for path in normals.iterdir():
-        draw(hash(path.name) % 1000 + 5000).save(path)
-    with pytest.raises(ParityError, match="so it was not written"):
-        export(folder, tmp_path / "out.onnx", [], silent)
-    assert not (tmp_path / "out.onnx").exists()
-    export(folder, tmp_path / "out.onnx", [str(normals)], silent)
-    shutil.rmtree(normals)
-    with pytest.raises(NoImages, match="--images"):
-        export(folder, tmp_path / "other.onnx", [], silent)
-
-
-def test_export_to_a_place_that_cannot_be_written(model_folder: Path) -> None:
-    with pytest.raises(OutputError, match="cannot write"):
-        export(model_folder, Path("/proc/out.onnx"), [], silent)
 
 
 KILLER = """

@@ -1,0 +1,82 @@
+"""From a model folder to an ONNX file for other programs."""
+
+from __future__ import annotations
+
+import shutil
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from anomscan.atomic import whole_file
+from anomscan.bundle import EXTRACTOR, Model, read_model, verified
+from anomscan.config import Progress, available_cores
+from anomscan.errors import NoImages, ParityError
+from anomscan.extractor import Extractor, Features
+from anomscan.images import Decoded, Source, decode_all, find
+
+EXPORT_IMAGES = 64
+EXPORT_TOLERANCE = 1e-4
+"""Largest difference of a score between an exported file and its model; relative to scores above 1."""
+
+
+def export(folder: Path, out: Path, images: list[str], progress: Progress) -> float:
+    """Write the extractor of ``folder`` to ``out``, after re-scoring real images with the written file.
+
+    Args:
+        folder: the model folder.
+        out: the ONNX file to write.
+        images: images or folders to check with, against the model's own extractor; with none, the
+            normals still on this disk are checked against the features in the index.
+        progress: see ``config.Progress``.
+
+    Returns:
+        The largest difference of a score that was seen, at most ``EXPORT_TOLERANCE``.
+
+    Raises:
+        ParityError: a score differs, ``out`` was not written.
+        NoImages: there is nothing to check with.
+        ModelError, OutputError: the model cannot be used, ``out`` cannot be written.
+    """
+    threads = available_cores()
+    model = read_model(folder, threads)
+    decoded, expected = _given_images(model, images) if images else _gallery_images(model)
+    if not decoded:
+        raise NoImages(
+            "no image to check the exported file with: the normals are no longer where they were; "
+            "name a few images or their folder with --images"
+        )
+    with whole_file(out) as partial:
+        shutil.copyfile(verified(folder, model.manifest, EXTRACTOR), partial)
+        exported = Extractor(partial, threads)
+        progress("re-scoring with the exported file", 0, len(decoded), "")
+        features = np.concatenate([features for _, features in exported.embed(decoded)])
+        scores = _scores(model, expected)
+        difference = float((np.abs(_scores(model, features) - scores) / np.maximum(1, np.abs(scores))).max())
+        if not difference <= EXPORT_TOLERANCE:
+            raise ParityError(
+                f"the exported file scores real images differently, by up to {difference:.2g}, so it was not "
+                "written; if the normals have changed since the index was built, run 'anomscan index' again"
+            )
+    return difference
+
+
+def _scores(model: Model, features: Features) -> Features:
+    return model.scorer.score(features, model.gallery, model.manifest.scorer.k)
+
+
+def _given_images(model: Model, images: list[str]) -> tuple[list[Decoded], Features]:
+    images_there = decode_all(find(images), model.manifest.preprocessing, available_cores())
+    decoded = list(islice((image for image in images_there if image.pixels is not None), EXPORT_IMAGES))
+    if not decoded:
+        return [], np.empty((0, model.gallery.dim), np.float32)
+    return decoded, np.concatenate([features for _, features in model.extractor.embed(decoded)])
+
+
+def _gallery_images(model: Model) -> tuple[list[Decoded], Features]:
+    """Normals of the gallery that are still on this disk, spread over it, and their features there."""
+    spread = np.linspace(0, len(model.normals) - 1, min(EXPORT_IMAGES, len(model.normals))).astype(int)
+    sources = [Source(model.normals[i]) for i in spread]
+    decoded = list(decode_all(sources, model.manifest.preprocessing, available_cores()))
+    readable = [i for i, image in enumerate(decoded) if image.pixels is not None]
+    return [decoded[i] for i in readable], model.gallery.vectors()[spread[readable]]
