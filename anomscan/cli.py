@@ -183,11 +183,14 @@ def score(
         loaded = read_model(model, cores)
         with console.progress_bar() as progress:
             screen(_sources(paths, null), loaded, ranking, k=k, threads=cores, progress=progress)
-        rows = ranking.rows(top)
         if on_terminal:
-            console.ranking_table(rows)
+            console.ranking_table(ranking.rows(top or console.TABLE_ROWS))
+            if top is None and ranking.scored > console.TABLE_ROWS:
+                console.message(
+                    f"the first {console.TABLE_ROWS} of {ranking.scored}; --top N or -o FILE for more"
+                )
         else:
-            report.FORMATS[format_.value](rows, file)
+            report.FORMATS[format_.value](ranking.rows(top), file)
     if ranking.unreadable:
         console.message(f"{ranking.unreadable} of {ranking.total} files could not be read")
         raise typer.Exit(EXIT_UNREADABLE)
@@ -292,6 +295,8 @@ def _finish(fitted: Fitted, model: Path) -> None:
     for image in fitted.unreadable:
         message(f"skipped {printable(image.path)}: {image.error}")
     method, data = fitted.manifest.method, fitted.manifest.data
+    if method.selection is not None:
+        message(f"{method.preset}: {method.selection['reason']}")
     how = f"{method.preset}, {method.steps} steps" if method.steps else "pretrained features"
     message(f"wrote {model}: {how}, {data.images} normals")
     if fitted.unreadable:

@@ -51,13 +51,17 @@ class BackboneInfo:
 
 @dataclass(frozen=True)
 class MethodInfo:
-    """How the backbone was adapted: the preset and every number that shaped the run."""
+    """How the backbone was adapted: the preset and every number that shaped the run.
+
+    ``selection`` holds what a label-free choice chose, why, and what it measured at every checkpoint.
+    """
 
     preset: str
     seed: int
     steps: int = 0
     final_loss: float | None = None
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    selection: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

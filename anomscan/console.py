@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anomscan.config import Manifest, Progress, ScorerInfo
 from anomscan.images import printable
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from anomscan.evaluation import Evaluation
+
+
+TABLE_ROWS = 50
+"""Rows of a ranking that are drawn on a terminal where no number was asked for."""
+WIDEST_PATH = 44
+"""Columns of a terminal up to which a path stays on one line."""
 
 
 def message(text: str) -> None:
@@ -65,9 +71,11 @@ def ranking_table(rows: Iterable[Row]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("rank", justify="right")
     table.add_column("score", justify="right")
-    table.add_column("path", overflow="fold", ratio=3)
-    table.add_column("nearest normal, or error", overflow="fold", ratio=2)
-    for row in rows:
+    shown = list(rows)
+    longest = max((len(printable(row.path)) for row in shown), default=0)
+    table.add_column("path", overflow="fold", min_width=min(longest, WIDEST_PATH))
+    table.add_column("nearest normal, or error", overflow="fold")
+    for row in shown:
         note = Text(row.error, style="red") if row.error else _short(row.nearest_normal)
         table.add_row(
             "" if row.rank is None else str(row.rank),
@@ -134,6 +142,28 @@ def evaluation_table(evaluation: Evaluation) -> None:
     table.add_row("anomalous images", str(evaluation.anomalous))
     table.add_row("unreadable files", str(evaluation.unreadable))
     _print(table)
+
+
+def _selection_table(selection: dict[str, Any]) -> Table:
+    """The label-free criterion at every checkpoint, the chosen one marked."""
+    from rich.table import Table
+
+    curve = selection["curve"]
+    table = Table(box=None, pad_edge=False, title=selection["reason"], title_justify="left")
+    table.add_column("held-out normals against")
+    for checkpoint in curve:
+        mark = " *" if checkpoint["step"] == selection["chosen_step"] else ""
+        table.add_column(f"step {checkpoint['step']}{mark}", justify="right")
+    for kind in curve[0]["made"]:
+        table.add_row(f"made: {kind}", *(f"{checkpoint['made'][kind]:.1f}" for checkpoint in curve))
+    for name, key in (
+        ("a left-out cluster", "left_out_cluster"),
+        ("mean AUROC, %", "separation"),
+        ("effective rank", "effective_rank"),
+    ):
+        table.add_row(name, *(f"{checkpoint[key]:.1f}" for checkpoint in curve))
+    table.add_row("spread", *(f"{checkpoint['spread']:.3f}" for checkpoint in curve))
+    return table
 
 
 def _scorer(info: ScorerInfo) -> str:

@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from anomscan.adapt.presets import Preset
 
 PARITY_IMAGES = 16
+HELD_OUT = 0.2
+"""Share of the normals that a label-free choice measures on."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,13 @@ def _find_others(preset: Preset, options: AdaptOptions) -> list[Source]:
     return others
 
 
+def _held_out(sources: list[Source], seed: int) -> list[Source]:
+    """A share of the normals, drawn once, that the training does not see."""
+    count = round(HELD_OUT * len(sources))
+    chosen = np.random.default_rng(seed).permutation(len(sources))[: max(count, 1)]
+    return [sources[i] for i in sorted(chosen)]
+
+
 def _classes(root: str, sources: list[Source]) -> dict[str, int]:
     """The class of each image: the number of its top folder below ``root``, in order of the names."""
     folders = {source.path: os.path.relpath(source.path, root).partition(os.sep) for source in sources}
@@ -243,19 +252,27 @@ def _adapted(
     choice = options.backbone
     backbone = load_backbone(choice.name, choice.weights, choice.size)
     preprocessing = backbone.preprocessing
-    counted = _counted("reading the normals", _decoded(sources, preprocessing), len(sources), progress)
+    held_out = _held_out(sources, options.seed) if preset.stopping == "label-free" else []
+    trained = [source for source in sources if source not in set(held_out)]
+    counted = _counted("reading the normals", _decoded(trained, preprocessing), len(trained), progress)
     further = options.outliers or options.reference
     adapted = adapt_backbone(
         backbone,
         preset,
         optimisation,
-        Folder(counted, len(sources), {}),
-        Folder(_decoded(others, preprocessing), len(others), _classes(further, others)) if further else None,
+        Folder(counted, len(trained), "normal"),
+        Folder(_decoded(others, preprocessing), len(others), "further", _classes(further, others))
+        if further
+        else None,
+        Folder(_decoded(held_out, preprocessing), len(held_out), "held-out normal") if held_out else None,
         normalise=scorer.metric == "cosine",
         resources=Resources(options.seed, options.device, options.time_budget, options.memory, stage),
         progress=progress,
     )
-    method = MethodInfo(options.method, options.seed, adapted.steps, adapted.loss, asdict(optimisation))
+    settings = asdict(optimisation)
+    method = MethodInfo(
+        options.method, options.seed, adapted.steps, adapted.loss, settings, adapted.selection
+    )
     learned = make_scorer(scorer, adapted.scorer_state)
     return _exported(sources, stage, backbone, adapted.module, method, learned, progress)
 

@@ -20,6 +20,7 @@ FLOORS = {
     "anomscan.errors": 0,
     "anomscan.config": 0,
     "anomscan.atomic": 0,
+    "anomscan.measures": 0,
     "anomscan.images": 1,
     "anomscan.extractor": 1,
     "anomscan.gallery": 1,

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from anomscan.config import Preprocessing
-from anomscan.evaluation import auroc
 from anomscan.images import decode
+from anomscan.measures import auroc
 from tests.conftest import REPOSITORY, Run
 
 SAMPLES = REPOSITORY / "sample_data"

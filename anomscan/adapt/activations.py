@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -52,11 +52,11 @@ class ActivationCache:
             self._array[view, first:last] = activations
         self.paths += paths
 
-    def images(self, batch: int) -> Iterator[Tensor]:
-        """View 0 of every image, that is the image itself, a batch at a time."""
+    def images(self, batch: int, view: int = 0) -> Iterator[Tensor]:
+        """One view of every image, a batch at a time; view 0 is the image itself."""
         for first in range(0, len(self), batch):
             images = np.arange(first, min(first + batch, len(self)))
-            yield self.read(np.zeros_like(images), images)
+            yield self.read(np.full_like(images, view), images)
 
     def read(self, views: NDArray[np.int64], images: NDArray[np.int64]) -> Tensor:
         """The activations of the pairs ``(views[i], images[i])``, (n, ...) float32."""
@@ -68,18 +68,16 @@ def cache_activations(
     images: Iterable[Decoded],
     capacity: int,
     *,
-    augmented: int,
-    augment: Callable[[Pixels], Pixels],
+    views: Sequence[Callable[[Pixels], Pixels]],
     memory: float,
 ) -> ActivationCache | None:
-    """Run the trunk over every readable image and ``augmented`` random views of it.
+    """Run the trunk over every readable image and further views of it.
 
     Args:
         trunk: the frozen part of the backbone.
         images: the normals; unreadable ones are passed over.
         capacity: at least the number of ``images``.
-        augmented: views beside the image itself, which is view 0.
-        augment: draws one view of each image of a batch.
+        views: each makes one view, from 1, of every image of a batch; view 0 is the image itself.
         memory: see ``ActivationCache``.
 
     Returns:
@@ -90,7 +88,8 @@ def cache_activations(
         if batch[0].pixels is None:
             continue
         pixels = np.stack([image.pixels for image in batch if image.pixels is not None])
-        views = [activations, *(trunk.run(augment(pixels)) for _ in range(augmented))]
-        cache = cache or ActivationCache(1 + augmented, capacity, activations.shape[1:], memory)
-        cache.append([image.path for image in batch], views)
+        cache = cache or ActivationCache(1 + len(views), capacity, activations.shape[1:], memory)
+        cache.append(
+            [image.path for image in batch], [activations, *(trunk.run(view(pixels)) for view in views)]
+        )
     return cache

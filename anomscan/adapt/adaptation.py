@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,29 +15,31 @@ from torch import nn
 
 from anomscan.adapt.activations import ActivationCache, cache_activations
 from anomscan.adapt.backbones import Backbone
+from anomscan.adapt.made_anomalies import KINDS, batched
 from anomscan.adapt.objectives import Logistic
 from anomscan.adapt.onnx_export import FromPixels, L2Normalise, write_onnx
 from anomscan.adapt.presets import Optimisation, Preset
 from anomscan.adapt.regularizers import L2SP, ElasticWeightConsolidation, Regularizer, fisher_diagonal
-from anomscan.adapt.stopping import Samplewise
+from anomscan.adapt.stopping import LabelFree, Samplewise, Stopping
 from anomscan.adapt.trainables import TRAINABLES
 from anomscan.adapt.trainer import Others, resolve_device, train
 from anomscan.adapt.views import Augmentation
 from anomscan.config import Progress, available_cores
 from anomscan.errors import InputError, UsageError
 from anomscan.extractor import Extractor
-from anomscan.images import Decoded
+from anomscan.images import Decoded, Pixels
 
 FISHER_IMAGES = 100
 
 
 @dataclass(frozen=True)
 class Folder:
-    """Images to be decoded: how many at most, and a class for each path where there are classes."""
+    """Images to be decoded, what they are, how many at most, and their classes where there are classes."""
 
     images: Iterable[Decoded]
     count: int
-    classes: dict[str, int]
+    what: str
+    classes: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Adapted:
     steps: int
     loss: float | None
     scorer_state: dict[str, NDArray[np.float32]]
+    selection: dict[str, Any] | None
 
 
 def adapt_backbone(
@@ -66,6 +70,7 @@ def adapt_backbone(
     optimisation: Optimisation,
     normals: Folder,
     others: Folder | None,
+    held_out: Folder | None,
     *,
     normalise: bool,
     resources: Resources,
@@ -79,6 +84,7 @@ def adapt_backbone(
         optimisation: the preset's, or with other steps.
         normals: the normal images.
         others: outliers or reference images, where the preset needs them.
+        held_out: normals that are not trained on, for a preset that selects by them.
         normalise: whether the graph ends in L2 normalisation.
         resources: what the run may use.
         progress: see ``config.Progress``.
@@ -93,17 +99,26 @@ def adapt_backbone(
     torch.use_deterministic_algorithms(True)
     trunk, tail = TRAINABLES[preset.trainable](backbone)
     objective = preset.objective()
-    normal_cache, other_cache = _caches(backbone, trunk, preset.views, normals, others, resources)
+    cached = _Caches(backbone, trunk, resources)
+    augmentation = Augmentation(backbone.preprocessing.height, backbone.preprocessing.width)
+    normal_cache = cached.of(normals, [augmentation] * preset.views)
+    other_cache = cached.of(others, []) if others else None
+    makers = [batched(maker, resources.seed + i) for i, maker in enumerate(KINDS.values())]
+    held_out_cache = cached.of(held_out, makers) if held_out else None
     device = resolve_device(resources.device)
     tail.to(device)
     regularizer = _regularizer(preset, backbone, tail, other_cache or normal_cache, resources.seed)
-    stopping = Samplewise(tail, optimisation.steps) if preset.stopping == "samplewise" else None
+    stopping: Stopping = Stopping()
+    if preset.stopping == "samplewise":
+        stopping = Samplewise(tail, optimisation.steps)
+    elif held_out_cache is not None:
+        stopping = LabelFree(tail, optimisation.steps, normal_cache, held_out_cache, resources.seed)
 
-    def on_step(step: int, loss: float) -> None:
+    def on_step(step: int, loss: float) -> bool:
         progress("adapting", step, optimisation.steps, f"loss {loss:.4g}")
-        if stopping is not None:
-            stopping.after_step(step)
+        return stopping.after_step(step)
 
+    stopping.after_step(0)
     steps, loss = train(
         tail,
         normal_cache,
@@ -116,51 +131,33 @@ def adapt_backbone(
         deadline=None if resources.time_budget is None else time.monotonic() + resources.time_budget,
         on_step=on_step,
     )
-    tail.to("cpu")
+    result = stopping.result(tail.to("cpu"))
     state: dict[str, NDArray[np.float32]] = {}
-    parts: list[nn.Module] = [trunk, tail]
     if isinstance(objective, Logistic):
         linear = objective.linear.cpu()
         state = {"weight": linear.weight.detach().numpy()[0], "bias": linear.bias.detach().numpy()}
-    if stopping is not None:
-        checkpoints = stopping.side_by_side()
-        parts[-1] = checkpoints
-        state = {"checkpoints": np.array([len(checkpoints.tails)], np.float32)}
-    elif normalise:
-        parts.append(L2Normalise())
-    module = FromPixels(backbone.preprocessing, *parts)
-    return Adapted(module, steps, loss if steps else None, state)
+    if isinstance(stopping, Samplewise):
+        state = {"checkpoints": np.array([len(stopping.kept)], np.float32)}
+        normalise = False  # every checkpoint's share is normalised already
+    module = FromPixels(backbone.preprocessing, trunk, result, *([L2Normalise()] if normalise else []))
+    selection = stopping.record() if isinstance(stopping, LabelFree) else None
+    return Adapted(module, steps, loss if steps else None, state, selection)
 
 
-def _caches(
-    backbone: Backbone,
-    trunk: nn.Module,
-    views: int,
-    normals: Folder,
-    others: Folder | None,
-    resources: Resources,
-) -> tuple[ActivationCache, ActivationCache | None]:
-    """Run the trunk, in onnxruntime, over every image that will be learnt from."""
-    graph = resources.scratch / "trunk.onnx"
-    write_onnx(FromPixels(backbone.preprocessing, trunk), graph, backbone.preprocessing, backbone.info)
-    extractor = Extractor(graph, available_cores())
-    augment = Augmentation(backbone.preprocessing.height, backbone.preprocessing.width)
-    caches: list[ActivationCache] = []
-    for folder, augmented, what in ((normals, views, "normal"), (others, 0, "other")):
-        if folder is None:
-            return caches[0], None
-        cache = cache_activations(
-            extractor,
-            folder.images,
-            folder.count,
-            augmented=augmented,
-            augment=augment,
-            memory=resources.memory,
-        )
+class _Caches:
+    """Runs the trunk, in onnxruntime, over every image that will be learnt from."""
+
+    def __init__(self, backbone: Backbone, trunk: nn.Module, resources: Resources) -> None:
+        graph = resources.scratch / "trunk.onnx"
+        write_onnx(FromPixels(backbone.preprocessing, trunk), graph, backbone.preprocessing, backbone.info)
+        self._trunk = Extractor(graph, available_cores())
+        self._memory = resources.memory
+
+    def of(self, folder: Folder, views: Sequence[Callable[[Pixels], Pixels]]) -> ActivationCache:
+        cache = cache_activations(self._trunk, folder.images, folder.count, views=views, memory=self._memory)
         if cache is None:
-            raise InputError(f"none of the {folder.count} {what} images can be read")
-        caches.append(cache)
-    return caches[0], caches[1]
+            raise InputError(f"none of the {folder.count} {folder.what} images can be read")
+        return cache
 
 
 def _labelled(folder: Folder | None, cache: ActivationCache | None) -> Others | None:

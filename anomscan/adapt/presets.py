@@ -43,7 +43,7 @@ class Preset:
     optimisation: Optimisation
     regularizer: Literal["none", "ewc", "l2-sp"] = "none"
     trainable: Literal["last stages", "all", "adapters"] = "last stages"
-    stopping: Literal["fixed", "samplewise"] = "fixed"
+    stopping: Literal["fixed", "samplewise", "label-free"] = "fixed"
     scorer: str = "knn"
     views: int = 0
 
@@ -79,6 +79,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "adib": Preset(Logistic, _SEMANTIC, regularizer="l2-sp", trainable="all", scorer="logit"),
     "adra": Preset(Logistic, _SEMANTIC, trainable="adapters", scorer="logit"),
+    "auto": Preset(msc_angular, _MSC, stopping="label-free", views=4),
 }
 
 

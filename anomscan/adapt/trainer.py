@@ -52,7 +52,7 @@ def train(
     seed: int,
     device: torch.device,
     deadline: float | None,
-    on_step: Callable[[int, float], None],
+    on_step: Callable[[int, float], bool],
 ) -> tuple[int, float]:
     """Minimise ``objective`` + ``regularizer`` over the parameters of ``tail`` that require gradients.
 
@@ -69,7 +69,7 @@ def train(
         seed: of the order of the images and the choice of views.
         device: where the steps run.
         deadline: ``time.monotonic()`` after which no further step begins; None for no limit.
-        on_step: called after every step with its number, from 1, and its loss.
+        on_step: called after every step with its number, from 1, and its loss; False ends the training.
 
     Returns:
         Steps done and the last loss.
@@ -115,7 +115,8 @@ def train(
                 nn.utils.clip_grad_norm_(parameters + heads, optimisation.clip)
             optimizer.step()
             done += 1
-            on_step(done, last)
+            if not on_step(done, last):
+                break
     return done, last
 
 

@@ -32,7 +32,7 @@ def brighter(pixels: Pixels) -> Pixels:
 @pytest.mark.parametrize("memory", [0, 1e9])
 def test_views_and_images_come_back(memory: float) -> None:
     mixed = [*images(20), Decoded("bad", None, "truncated"), *images(3)]
-    cache = cache_activations(MeanTrunk(), mixed, 24, augmented=2, augment=brighter, memory=memory)
+    cache = cache_activations(MeanTrunk(), mixed, 24, views=[brighter, brighter], memory=memory)
     assert cache is not None
     assert cache.spilled == (memory == 0)
     assert (cache.views, len(cache)) == (3, 23)
@@ -43,12 +43,7 @@ def test_views_and_images_come_back(memory: float) -> None:
 
 
 def test_nothing_readable() -> None:
-    assert (
-        cache_activations(
-            MeanTrunk(), [Decoded("bad", None, "x")], 1, augmented=0, augment=brighter, memory=0
-        )
-        is None
-    )
+    assert cache_activations(MeanTrunk(), [Decoded("bad", None, "x")], 1, views=[], memory=0) is None
 
 
 def test_a_spilled_cache_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ def run(
         seed=seed,
         device=CPU,
         deadline=deadline,
-        on_step=lambda step, loss: losses.append(loss),
+        on_step=lambda step, loss: losses.append(loss) or True,
     )
     assert steps == len(losses)
     assert not losses or last == losses[-1]
@@ -84,7 +84,7 @@ def test_an_objective_of_two_views_gets_pairs_of_the_same_image() -> None:
     identity = nn.Linear(2, 2, bias=False)
     nn.init.eye_(identity.weight)
     once = replace(FAST, steps=1, batch=4, rate=0.0)
-    train(identity, marked, Spy(), once, seed=0, device=CPU, deadline=None, on_step=lambda *_: None)
+    train(identity, marked, Spy(), once, seed=0, device=CPU, deadline=None, on_step=lambda *_: True)
     first, second = seen[0].chunk(2)
     assert (first[:, 1] == second[:, 1]).all()
     assert (first[:, 0] != second[:, 0]).all()
@@ -103,6 +103,21 @@ def test_a_deadline_in_the_past_trains_nothing() -> None:
     network, _, steps = run(Compactness(), deadline=time.monotonic() - 1)
     assert steps == 0
     torch.testing.assert_close(network.state_dict(), tail().state_dict())
+
+
+def test_the_watcher_can_end_the_training() -> None:
+    network = tail()
+    steps, _ = train(
+        network,
+        cache(),
+        Compactness(),
+        FAST,
+        seed=0,
+        device=CPU,
+        deadline=None,
+        on_step=lambda step, _: step < 7,
+    )
+    assert steps == 7
 
 
 def test_divergence_is_an_error() -> None:
