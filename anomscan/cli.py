@@ -339,10 +339,23 @@ def _text_output(output: Path | None) -> Iterator[TextIO]:
         yield file
 
 
+class _Interrupted(BaseException):
+    """Ctrl-C; unlike KeyboardInterrupt, typer lets it pass."""
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise _Interrupted
+
+
 def main() -> NoReturn:
-    """Run the command line; every expected error becomes one sentence and an exit code."""
+    """Run the command line; every expected error becomes one sentence and an exit code.
+
+    An interrupted run dies of the signal, so that the loop of a shell script around it ends too.
+    """
     from anomscan.console import message
 
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         app()
     except AnomscanError as error:
@@ -356,7 +369,7 @@ def main() -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except KeyboardInterrupt:
+    except _Interrupted:
         message("anomscan: interrupted; nothing was changed")
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)

@@ -234,6 +234,7 @@ KILLER = """
 import os, signal, sys
 from pathlib import Path
 from anomscan.fitting import AdaptOptions, BackboneChoice, adapt, index
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job starts without
 def deadly(what, done, total, remark):
     if what.startswith(sys.argv[3]) and done == int(sys.argv[4]):
         os.kill(os.getpid(), int(sys.argv[5]))
