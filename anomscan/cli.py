@@ -306,14 +306,11 @@ def _finish(fitted: Fitted, model: Path) -> None:
 def _sources(paths: list[str], null: bool) -> Iterator[Source]:
     from anomscan.images import find
 
-    def expanded() -> Iterator[str]:
-        for path in paths:
-            if path == "-":
-                yield from _stdin_paths(b"\0" if null else b"\n")
-            else:
-                yield path
-
-    return find(expanded())
+    for path in paths:
+        if path == "-":  # a file that has gone since it was listed is a row, not the end of the run
+            yield from find(_stdin_paths(b"\0" if null else b"\n"), strict=False)
+        else:
+            yield from find([path])
 
 
 def _stdin_paths(separator: bytes) -> Iterator[str]:

@@ -110,6 +110,7 @@ def model_table(manifest: Manifest, folder: str) -> None:
         ),
         ("method", f"{method.preset}, {method.steps} steps, seed {method.seed}{loss}"),
         ("settings", settings or "none"),
+        ("choice", (method.selection or {}).get("reason", "none")),
         (
             "input",
             f"{preprocessing.width} x {preprocessing.height} pixels, whole image, {preprocessing.resample}",
@@ -122,6 +123,8 @@ def model_table(manifest: Manifest, folder: str) -> None:
     ):
         table.add_row(name, Text(value))
     _print(table)
+    if method.selection is not None and "curve" in method.selection:
+        _print(_selection_table(method.selection))
 
 
 def evaluation_table(evaluation: Evaluation) -> None:
@@ -149,7 +152,7 @@ def _selection_table(selection: dict[str, Any]) -> Table:
     from rich.table import Table
 
     curve = selection["curve"]
-    table = Table(box=None, pad_edge=False, title=selection["reason"], title_justify="left")
+    table = Table(box=None, pad_edge=False)
     table.add_column("held-out normals against")
     for checkpoint in curve:
         mark = " *" if checkpoint["step"] == selection["chosen_step"] else ""

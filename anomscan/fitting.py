@@ -123,7 +123,9 @@ def adapt(root: str, folder: Path, options: AdaptOptions, progress: Progress) ->
     sources = _find_normals(root)
     with staging(folder) as stage:
         progress("loading the backbone", 0, None, "")
-        if preset.objective is None:
+        if preset.readout == "stages":
+            extraction = _read_from_stages(sources, stage, options, scorer, progress)
+        elif preset.objective is None:
             method = MethodInfo(options.method, options.seed)
             extraction = _pretrained(sources, stage, options.backbone, method, scorer, progress)
         else:
@@ -229,6 +231,27 @@ def _pretrained(
     backbone = load_backbone(choice.name, choice.weights, choice.size)
     parts = [backbone.model, L2Normalise()] if scorer.metric == "cosine" else [backbone.model]
     module = FromPixels(backbone.preprocessing, *parts)
+    return _exported(sources, stage, backbone, module, method, make_scorer(scorer), progress)
+
+
+def _read_from_stages(
+    sources: list[Source], stage: Path, options: AdaptOptions, scorer: ScorerInfo, progress: Progress
+) -> _Extraction:
+    """Export the pretrained backbone, read out where the normals say."""
+    from anomscan.adapt.backbones import load_backbone
+    from anomscan.adapt.onnx_export import FromPixels
+    from anomscan.adapt.readouts import gated_readout
+
+    if scorer.metric != "cosine":
+        raise UsageError(f"{options.method} gives normalised features; choose a scorer by the cosine")
+    choice = options.backbone
+    backbone = load_backbone(choice.name, choice.weights, choice.size)
+    normals = _decoded(sources, backbone.preprocessing)
+    readout, gate = gated_readout(
+        backbone, _counted("reading the normals", normals, len(sources), progress), stage
+    )
+    method = MethodInfo(options.method, options.seed, selection=gate.record())
+    module = FromPixels(backbone.preprocessing, readout)
     return _exported(sources, stage, backbone, module, method, make_scorer(scorer), progress)
 
 

@@ -79,7 +79,7 @@ class Decoded:
     error: str | None = None
 
 
-def find(paths: Iterable[str]) -> Iterator[Source]:
+def find(paths: Iterable[str], *, strict: bool = True) -> Iterator[Source]:
     """The images at or below ``paths``, lazily and in a stable order.
 
     A file is taken whatever its name; a folder is walked recursively, in the byte order of the names,
@@ -87,14 +87,17 @@ def find(paths: Iterable[str]) -> Iterator[Source]:
     ends. What cannot be opened (a dangling link, a folder without permission) is a source with an error.
 
     Raises:
-        InputError: one of ``paths`` does not exist.
+        InputError: one of ``paths`` does not exist; without ``strict`` that is a source with an error.
     """
     entered: set[tuple[int, int]] = set()
     for path in paths:
         try:
             mode = os.stat(path).st_mode
         except (OSError, ValueError) as error:
-            raise InputError(f"{printable(path)}: {_reason(error)}") from error
+            if strict:
+                raise InputError(f"{printable(path)}: {_reason(error)}") from error
+            yield Source(path, _reason(error))
+            continue
         if stat.S_ISDIR(mode):
             yield from _walk(path, entered)
         else:

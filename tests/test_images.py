@@ -174,5 +174,11 @@ def test_decode_all_keeps_the_order_and_looks_ahead_only_a_little(tmp_path: Path
     assert asked < 60
 
 
+def test_a_listed_file_that_has_gone_is_a_row(tmp_path: Path) -> None:
+    draw(0).save(tmp_path / "there.png")
+    sources = list(find([str(tmp_path / "gone.png"), str(tmp_path / "there.png")], strict=False))
+    assert [source.error for source in sources] == ["No such file or directory", None]
+
+
 def test_printable_escapes_what_a_terminal_cannot_show() -> None:
     assert printable(os.fsdecode(b"a\xff\n\x1b[31m\xc3\xa9")) == "a\\xff\\n\\x1b[31mé"

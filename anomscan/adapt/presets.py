@@ -36,7 +36,8 @@ class Preset:
     """A method: what is minimised, what holds it back, what learns, when it stops, how it scores.
 
     ``objective`` None leaves the features as they are (DN2). ``views`` is how many random views of every
-    image are drawn, once, for an objective that compares two.
+    image are drawn, once, for an objective that compares two. ``readout`` says which outputs make up the
+    features, see ``readouts``.
     """
 
     objective: Callable[[], Objective] | None
@@ -46,6 +47,7 @@ class Preset:
     stopping: Literal["fixed", "samplewise", "label-free"] = "fixed"
     scorer: str = "knn"
     views: int = 0
+    readout: Literal["head", "stages"] = "head"
 
 
 def msc_angular() -> Objective:
@@ -66,6 +68,7 @@ _SEMANTIC = Optimisation(steps=100, batch=16, rate=1e-2, momentum=0.9, weight_de
 
 PRESETS: dict[str, Preset] = {
     "none": Preset(None, _NONE),
+    "stages": Preset(None, _NONE, readout="stages"),
     "panda-es": Preset(Compactness, _PANDA),
     "panda-ses": Preset(Compactness, _PANDA, stopping="samplewise", scorer="samplewise"),
     "panda-ewc": Preset(Compactness, _PANDA, regularizer="ewc"),

@@ -38,7 +38,7 @@ def last_stages(backbone: Backbone) -> tuple[nn.Module, nn.Module]:
     Raises:
         UsageError: the network cannot be cut there into two parts joined by one tensor.
     """
-    cut = _cut(backbone.stages)
+    cut = cut_for_tail(backbone.stages)
     trunk, tail = split(backbone.model, cut)
     tail.requires_grad_(True)
     return trunk, tail
@@ -102,11 +102,20 @@ def _keeps_extent(convolution: nn.Conv2d) -> bool:
 TRAINABLES = {"last stages": last_stages, "all": everything, "adapters": residual_adapters}
 
 
-def _cut(stages: tuple[tuple[str, int], ...]) -> str:
+def cut_for_tail(stages: tuple[tuple[str, int], ...]) -> str:
+    """Name of the stage behind which the tail begins, see ``last_stages``."""
     fine = [name for name, stride in stages if stride <= 8]
     if fine and len(fine) < len(stages):
         return fine[-1]
     return stages[max(0, len(stages) - len(stages) // 4 - 1)][0]
+
+
+def trace(model: nn.Module) -> fx.Graph:
+    """The graph of ``model``; raises UsageError where it cannot be traced."""
+    try:
+        return _Tracer().trace(model)
+    except (fx.proxy.TraceError, TypeError, ValueError, NotImplementedError) as error:
+        raise UsageError(f"the stages of {type(model).__name__} cannot be told apart: {error}") from error
 
 
 def split(model: nn.Module, after: str) -> tuple[fx.GraphModule, fx.GraphModule]:
@@ -115,12 +124,7 @@ def split(model: nn.Module, after: str) -> tuple[fx.GraphModule, fx.GraphModule]
     Raises:
         UsageError: a later layer uses more than that submodule's output, or tracing fails.
     """
-    try:
-        graph = _Tracer().trace(model)
-    except (fx.proxy.TraceError, TypeError, ValueError, NotImplementedError) as error:
-        raise UsageError(
-            f"{type(model).__name__} cannot be split into stages for adapting: {error}"
-        ) from error
+    graph = trace(model)
     inside = [node for node in graph.nodes if after in node.meta.get("nn_module_stack", {})]
     boundary = inside[-1]
     _, *options = [node for node in graph.nodes if node.op == "placeholder"]

@@ -1,0 +1,192 @@
+"""Which outputs of a network make up its feature vector.
+
+The head alone is what the papers use. Where the normals show the same thing in the same place, maxima of
+the deep stages and a coarse map of one of them find more; where they do not, these mislead. That can be
+told from the normals alone: their alignment opens or closes a gate. No labels, nothing trained.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from anomscan.adapt.backbones import Backbone
+from anomscan.adapt.onnx_export import FromPixels, write_onnx
+from anomscan.adapt.trainables import cut_for_tail, trace
+from anomscan.config import available_cores
+from anomscan.errors import InputError
+from anomscan.extractor import Extractor
+from anomscan.images import Decoded
+
+GRID = 5
+"""Rows and columns of the coarse map."""
+ALIGNMENT = (0.75, 0.85)
+"""Where the weight of the stages rises from 0 to 1."""
+ENOUGH_NORMALS = 200
+"""The weight is scaled down in proportion where there are fewer normals."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What the normals say, and the weight that follows.
+
+    ``alignment`` is the squared length of the mean of their normalised coarse maps, over that of the
+    same stage averaged over its area: 1 where every normal has the same thing in the same place.
+    """
+
+    alignment: float
+    normals: int
+
+    @property
+    def weight(self) -> float:
+        """Weight of every output beside the head, in [0, 1]."""
+        closed, opened = ALIGNMENT
+        rise = (self.alignment - closed) / (opened - closed)
+        return min(1.0, max(0.0, rise)) * min(1.0, self.normals / ENOUGH_NORMALS)
+
+    def record(self) -> dict[str, Any]:
+        """The gate, for ``model.json``."""
+        reason = f"weight {self.weight:.2f} for the stages, as the normals' alignment is {self.alignment:.2f}"
+        return {"reason": reason, "alignment": self.alignment, "weight": self.weight}
+
+
+class StageOutputs(nn.Module):
+    """Head features, the maximum over each deep stage, the coarse map and the mean of one, each normalised.
+
+    Args:
+        backbone: any timm network; maps may be (N, C, H, W), (N, H, W, C) or tokens (N, T, C), of which
+            the last have no coarse map.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        names, self.middle = deep_stages(backbone)
+        self.body = _exposing(backbone.model, names)
+        size = backbone.preprocessing.height, backbone.preprocessing.width
+        with torch.no_grad():
+            _, *stages = self.body(torch.zeros(1, 3, *size))
+        middle = _channels_first(stages[self.middle])
+        self.channels = middle.shape[-1] if middle.ndim == 3 else middle.shape[1]
+        self.has_map = middle.ndim == 4
+        self.register_buffer("rows", _averaging(middle.shape[2] if self.has_map else 1))
+        self.register_buffer("columns", _averaging(middle.shape[3] if self.has_map else 1))
+
+    rows: Tensor
+    columns: Tensor
+
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
+        """Normalised pixels (N, 3, H, W) to head, maxima, coarse map and mean; rows of norm 1."""
+        head, *stages = self.body(images)
+        stages = [_channels_first(stage) for stage in stages]
+        over = [(2, 3) if stage.ndim == 4 else (1,) for stage in stages]
+        maxima = [functional.normalize(s.amax(dim), dim=1) for s, dim in zip(stages, over, strict=True)]
+        middle = stages[self.middle]
+        mean = functional.normalize(middle.mean(over[self.middle]), dim=1)
+        coarse = (self.rows @ middle @ self.columns.T).flatten(1) if self.has_map else mean
+        return functional.normalize(head, dim=1), maxima, functional.normalize(coarse, dim=1), mean
+
+
+class StageReadout(nn.Module):
+    """The head beside the stages' maxima and the coarse map, each of squared length ``weight``."""
+
+    def __init__(self, outputs: StageOutputs, weight: float) -> None:
+        super().__init__()
+        self.outputs, self.weight = outputs, weight
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised pixels to features of norm 1, (N, D); with weight 0 they are the head's alone."""
+        head: Tensor
+        head, maxima, coarse, _ = self.outputs(images)
+        if self.weight == 0:
+            return head
+        beside = [self.weight**0.5 * block for block in (*maxima, coarse)]
+        features: Tensor = functional.normalize(torch.cat([head, *beside], dim=1), dim=1)
+        return features
+
+
+class _Aligned(nn.Module):
+    """Coarse map and mean side by side: what the gate is computed from."""
+
+    def __init__(self, outputs: StageOutputs) -> None:
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self, images: Tensor) -> Tensor:
+        _, _, coarse, mean = self.outputs(images)
+        return torch.cat([coarse, mean], dim=1)
+
+
+def gated_readout(backbone: Backbone, normals: Iterable[Decoded], scratch: Path) -> tuple[StageReadout, Gate]:
+    """The readout of a pretrained network whose weight follows from the normals.
+
+    Args:
+        backbone: the network; one without a coarse map, such as a plain ViT, keeps the head alone.
+        normals: the normal images; unreadable ones are passed over. Memory does not grow with them.
+        scratch: a folder for a temporary file.
+
+    Raises:
+        InputError: no image can be read.
+    """
+    outputs = StageOutputs(backbone).eval()
+    graph = scratch / "alignment.onnx"
+    module = FromPixels(backbone.preprocessing, _Aligned(outputs))
+    write_onnx(module, graph, backbone.preprocessing, backbone.info)
+    total, count = np.zeros(1), 0
+    for _, features in Extractor(graph, available_cores()).embed(normals):
+        if features.size:
+            total = total + features.sum(axis=0, dtype=np.float64)
+            count += len(features)
+    if not count:
+        raise InputError("none of the normal images can be read")
+    coarse, mean = np.split(total / count, [len(total) - outputs.channels])
+    gate = Gate(float(coarse @ coarse) / float(mean @ mean) if outputs.has_map else 0.0, count)
+    return StageReadout(outputs, gate.weight), gate
+
+
+def deep_stages(backbone: Backbone) -> tuple[list[str], int]:
+    """Names of the stages behind the cut for the tail; position of the last one at their finest stride."""
+    cut = cut_for_tail(backbone.stages)
+    container = re.fullmatch(r"(.*)\.(\d+)", cut)
+    strides = dict(backbone.stages)
+    if container and container[1] in dict(backbone.model.named_modules()):
+        children = [name for name, _ in backbone.model.get_submodule(container[1]).named_children()]
+        names = [f"{container[1]}.{name}" for name in children if int(name) > int(container[2])]
+    else:
+        listed = [name for name, _ in backbone.stages]
+        names = listed[listed.index(cut) + 1 :]
+    known = [(strides[name], i) for i, name in enumerate(names) if name in strides]
+    finest = min(stride for stride, _ in known)
+    return names, max(i for stride, i in known if stride == finest)
+
+
+def _exposing(model: nn.Module, names: list[str]) -> fx.GraphModule:
+    """The model, returning its features and the outputs of the submodules ``names``."""
+    graph = trace(model)
+    nodes = [[n for n in graph.nodes if name in n.meta.get("nn_module_stack", {})][-1] for name in names]
+    (output,) = [node for node in graph.nodes if node.op == "output"]
+    output.args = ((output.args[0], *nodes),)
+    return fx.GraphModule(model, graph).eval()
+
+
+def _channels_first(stage: Tensor) -> Tensor:
+    """(N, H, W, C) of a square map to (N, C, H, W); anything else as it is."""
+    if stage.ndim == 4 and stage.shape[1] == stage.shape[2] != stage.shape[3]:
+        return stage.permute(0, 3, 1, 2)
+    return stage
+
+
+def _averaging(length: int) -> Tensor:
+    """(GRID, length): averages a line into GRID cells, as adaptive average pooling does."""
+    matrix = torch.zeros(GRID, length)
+    for cell in range(GRID):
+        first, last = cell * length // GRID, -(-(cell + 1) * length // GRID)
+        matrix[cell, first:last] = 1 / (last - first)
+    return matrix
