@@ -95,7 +95,8 @@ def train(
             if deadline is not None and time.monotonic() > deadline:
                 break
             activations = _read(normals, images, objective.views, generator)
-            features, labels = network.forward(_joined(activations, others, other)), _labels(others, other)
+            features = network.forward(_joined(activations, others, other))
+            labels = None if others is None else torch.from_numpy(others.labels[other]).to(device)
             loss = objective(features[: len(activations)], features[len(activations) :], labels)
             gradient, *head_gradients = torch.autograd.grad(loss, [features, *heads])
             network.backward(gradient)
@@ -132,10 +133,6 @@ def _joined(activations: Tensor, others: Others | None, images: Indices) -> Tens
     if others is None:
         return activations
     return torch.cat([activations, others.cache.read(np.zeros_like(images), images)])
-
-
-def _labels(others: Others | None, images: Indices) -> Tensor | None:
-    return None if others is None else torch.from_numpy(others.labels[images])
 
 
 def _batches(images: int, batch: int, steps: int, generator: np.random.Generator) -> Iterator[Indices]:
