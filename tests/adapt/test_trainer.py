@@ -138,5 +138,5 @@ def test_devices() -> None:
 
 
 def test_an_unknown_preset_lists_the_known() -> None:
-    with pytest.raises(UsageError, match=r"'panda'; choose one of none, panda-es, panda-ses"):
+    with pytest.raises(UsageError, match=r"'panda'; choose one of none, stages, panda-es"):
         find_preset("panda")
