@@ -316,7 +316,8 @@ def _exported(
 
     progress("exporting to ONNX", 0, None, "")
     onnx_file, weights = stage / "extractor.onnx", stage / "extractor.safetensors"
-    write_onnx(module, onnx_file, backbone.preprocessing, backbone.info)
+    output = "float32 [N, D]" + (", L2-normalised" if scorer.info.metric == "cosine" else "")
+    write_onnx(module, onnx_file, backbone.preprocessing, backbone.info, output=output)
     pixels = []
     for image in _decoded(sources, backbone.preprocessing):
         if image.pixels is not None:

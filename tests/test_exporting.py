@@ -26,7 +26,9 @@ def test_export_checks_and_writes_the_graph(model_folder: Path, tmp_path: Path) 
     assert (given.type, given.shape[1:]) == ("tensor(uint8)", [SIZE, SIZE, 3])
     assert isinstance(given.shape[0], str), "N is dynamic"
     assert (taken.type, taken.shape[1]) == ("tensor(float)", 1280)
-    assert session.get_modelmeta().custom_metadata_map["width"] == str(SIZE)
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert metadata["width"] == str(SIZE)
+    assert metadata["output"] == "float32 [N, D], L2-normalised"
     model = read_model(model_folder, threads=1)
     pixels = np.stack([decode(path, model.manifest.preprocessing) for path in model.normals[:3]])
     (features,) = session.run(None, {given.name: pixels})

@@ -49,7 +49,14 @@ class L2Normalise(nn.Module):
         return functional.normalize(features, dim=1)
 
 
-def write_onnx(module: FromPixels, path: Path, preprocessing: Preprocessing, backbone: BackboneInfo) -> None:
+def write_onnx(
+    module: FromPixels,
+    path: Path,
+    preprocessing: Preprocessing,
+    backbone: BackboneInfo,
+    *,
+    output: str = "float32 [N, ...]",
+) -> None:
     """Write ``module`` to ``path`` as one ONNX file with dynamic N and metadata.
 
     Args:
@@ -57,6 +64,7 @@ def write_onnx(module: FromPixels, path: Path, preprocessing: Preprocessing, bac
         path: the file to write.
         preprocessing: size and resize rule, for the metadata.
         backbone: for the metadata.
+        output: what the graph gives, for the metadata.
     """
     pixels = torch.zeros(2, preprocessing.height, preprocessing.width, 3, dtype=torch.uint8)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -81,7 +89,7 @@ def write_onnx(module: FromPixels, path: Path, preprocessing: Preprocessing, bac
             "width": str(preprocessing.width),
             "resize": f"whole image squashed with Pillow, {preprocessing.resample}",
             "input": "uint8 [N, H, W, 3], RGB",
-            "output": "float32 [N, D], L2-normalised",
+            "output": output,
         }
     )
     program.save(path, external_data=False)
