@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 PARITY_IMAGES = 16
 HELD_OUT = 0.2
 """Share of the normals that a label-free choice measures on."""
+FEWEST_TO_SPLIT = 10
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,8 @@ def adapt(root: str, folder: Path, options: AdaptOptions, progress: Progress) ->
     from anomscan.adapt.presets import find_preset
 
     preset = find_preset(options.method)
+    if preset.objective is None and (options.steps is not None or options.time_budget is not None):
+        raise UsageError(f"{options.method} does not train; leave --steps and --time-budget out")
     scorer = _method_scorer(options.method, preset.scorer, options.scorer)
     others = _find_others(preset, options)
     sources = _find_normals(root)
@@ -186,11 +189,17 @@ def _find_others(preset: Preset, options: AdaptOptions) -> list[Source]:
     return others
 
 
-def _held_out(sources: list[Source], seed: int) -> list[Source]:
-    """A share of the normals, drawn once, that the training does not see."""
+def _split(sources: list[Source], options: AdaptOptions) -> tuple[list[Source], list[Source]]:
+    """The normals to train on, and a share of them, drawn once, that the training does not see."""
+    if len(sources) < FEWEST_TO_SPLIT:
+        raise InputError(
+            f"{options.method} holds out some of the normals to choose by, and {len(sources)} are too few; "
+            f"it needs {FEWEST_TO_SPLIT}, or choose --method none"
+        )
+    order = np.random.default_rng(options.seed).permutation(len(sources))
     count = round(HELD_OUT * len(sources))
-    chosen = np.random.default_rng(seed).permutation(len(sources))[: max(count, 1)]
-    return [sources[i] for i in sorted(chosen)]
+    held_out, trained = ([sources[i] for i in sorted(part)] for part in (order[:count], order[count:]))
+    return trained, held_out
 
 
 def _classes(root: str, sources: list[Source]) -> dict[str, int]:
@@ -275,8 +284,9 @@ def _adapted(
     choice = options.backbone
     backbone = load_backbone(choice.name, choice.weights, choice.size)
     preprocessing = backbone.preprocessing
-    held_out = _held_out(sources, options.seed) if preset.stopping == "label-free" else []
-    trained = [source for source in sources if source not in set(held_out)]
+    trained, held_out = sources, []
+    if preset.stopping == "label-free":
+        trained, held_out = _split(sources, options)
     counted = _counted("reading the normals", _decoded(trained, preprocessing), len(trained), progress)
     further = options.outliers or options.reference
     adapted = adapt_backbone(

@@ -60,10 +60,12 @@ def test_every_preset_makes_a_model_that_scores(
     fit: Fit, normal_folder: Path, others: Path, tmp_path: Path, method: str
 ) -> None:
     needs = PRESETS[method].objective().needs if PRESETS[method].objective else None
-    further = {needs: str(others)} if needs else {}
-    manifest = fit(normal_folder, tmp_path / "m", method=method, steps=2, **further).manifest
+    further: dict[str, Any] = {needs: str(others)} if needs else {}
+    if PRESETS[method].objective is not None:
+        further["steps"] = 2
+    manifest = fit(normal_folder, tmp_path / "m", method=method, **further).manifest
     assert manifest.method.preset == method
-    assert manifest.method.steps == (0 if method == "none" else 2)
+    assert manifest.method.steps == further.get("steps", 0)
     model = read_model(tmp_path / "m", threads=1)
     distances, _ = model.gallery.search(model.gallery.vectors(), 1)
     assert distances.max() < 1e-2
@@ -95,15 +97,25 @@ def test_every_preset_makes_a_model_that_scores(
         ({"method": "msc", "scorer": "logit"}, "msc does not learn what the scorer logit needs"),
         ({"method": "panda-ses", "scorer": "knn"}, "panda-ses scores sample-wise"),
         ({"method": "none", "scorer": "best"}, "no scorer called 'best'"),
+        ({"method": "none", "steps": 5}, "none does not train; leave --steps and --time-budget out"),
+        ({"method": "stages", "scorer": "mean-euclidean"}, "stages gives normalised features"),
     ],
 )
 def test_parts_that_do_not_fit_together(
-    fit: Fit, normal_folder: Path, others: Path, tmp_path: Path, options: dict[str, str], sentence: str
+    fit: Fit, normal_folder: Path, others: Path, tmp_path: Path, options: dict[str, Any], sentence: str
 ) -> None:
     folders = {"NORMALS": str(normal_folder), "OTHERS": str(others)}
     named = {name: folders.get(value, value) for name, value in options.items()}
     with pytest.raises(UsageError, match=re.escape(sentence)):
         fit(normal_folder, tmp_path / "m", **named)
+
+
+def test_too_few_normals_to_hold_some_out(fit: Fit, tmp_path: Path) -> None:
+    for seed in range(9):
+        (tmp_path / "few").mkdir(exist_ok=True)
+        draw(seed).save(tmp_path / "few" / f"{seed}.png")
+    with pytest.raises(InputError, match="9 are too few; it needs 10"):
+        fit(tmp_path / "few", tmp_path / "m", method="auto")
 
 
 def test_consolidation_takes_a_reference_folder(
@@ -195,7 +207,7 @@ def test_unreadable_normals_are_reported_and_left_out(
 ) -> None:
     shutil.copytree(normal_folder, tmp_path / "normals")
     (tmp_path / "normals" / "00.png").write_bytes(b"broken")
-    fitted = fit(tmp_path / "normals", tmp_path / "m", method=method, steps=1)
+    fitted = fit(tmp_path / "normals", tmp_path / "m", method=method, steps=None if method == "none" else 1)
     assert [Path(image.path).name for image in fitted.unreadable] == ["00.png"]
     assert (fitted.manifest.data.images, fitted.manifest.data.unreadable) == (19, 1)
 
@@ -224,7 +236,7 @@ def test_nothing_to_learn_from(fit: Fit, tmp_path: Path, method: str) -> None:
     with pytest.raises(InputError, match="none of the 1 normal images can be read"):
         fit(broken, tmp_path / "m", method=method)
     with pytest.raises(GalleryTooSmall, match="holds 1 normal image,"):
-        fit(single, tmp_path / "m", method=method, steps=1)
+        fit(single, tmp_path / "m", method=method)
     with pytest.raises(UsageError, match="no method"):
         fit(single, tmp_path / "m", method="x")
     assert not (tmp_path / "m").exists()

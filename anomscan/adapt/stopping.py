@@ -192,7 +192,7 @@ class LabelFree(Stopping):
             for kind, features in zip(KINDS, made, strict=True)
         }
         if self._clusters is None:
-            self._clusters = kmeans(normals, min(CLUSTERS, len(normals) // 2), self._seed)
+            self._clusters = kmeans(normals, min(CLUSTERS, max(1, len(normals) // 2)), self._seed)
             self._normal_cluster, self._held_out_cluster = (
                 (features @ self._clusters.T).argmax(axis=1) for features in (normals, held_out)
             )
