@@ -284,7 +284,8 @@ def _adapted(
     choice = options.backbone
     backbone = load_backbone(choice.name, choice.weights, choice.size)
     preprocessing = backbone.preprocessing
-    trained, held_out = sources, []
+    trained: list[Source] = sources
+    held_out: list[Source] = []
     if preset.stopping == "label-free":
         trained, held_out = _split(sources, options)
     counted = _counted("reading the normals", _decoded(trained, preprocessing), len(trained), progress)
