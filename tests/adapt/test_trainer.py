@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from anomscan.adapt.activations import ActivationCache
 from anomscan.adapt.objectives import Compactness, MeanShiftedContrastive, Objective
 from anomscan.adapt.presets import Optimisation, find_preset
+from anomscan.adapt.regularizers import L2SP
 from anomscan.adapt.trainer import resolve_device, train
 from anomscan.errors import TrainingDiverged, UsageError
 
@@ -97,6 +98,26 @@ def test_clipping_bounds_the_step() -> None:
         [(a - b).flatten() for a, b in zip(network.parameters(), tail().parameters(), strict=True)]
     )
     assert 0 < moved.norm() <= 0.05 * 1e-3 * 1.01
+
+
+def test_a_regularizer_holds_the_weights_back() -> None:
+    moved = []
+    for alpha in (0.0, 5.0):
+        network = tail()
+        train(
+            network,
+            cache(),
+            Compactness(),
+            FAST,
+            regularizer=L2SP(network.parameters(), alpha),
+            seed=0,
+            device=CPU,
+            deadline=None,
+            on_step=lambda *_: True,
+        )
+        pairs = zip(network.parameters(), tail().parameters(), strict=True)
+        moved.append(torch.cat([(a - b).flatten() for a, b in pairs]).norm().item())
+    assert moved[1] < moved[0] / 2
 
 
 def test_a_deadline_in_the_past_trains_nothing() -> None:
