@@ -18,8 +18,9 @@ from anomscan.config import DEFAULT_BACKBONE
 from anomscan.errors import AnomscanError
 
 if TYPE_CHECKING:
-    from anomscan.fitting import BackboneChoice, Fitted
     from anomscan.images import Source
+    from anomscan.indexing import Fitted
+    from anomscan.options import BackboneChoice
 
 EXIT_UNREADABLE = 3
 TRAINING_PACKAGES = ("torch", "torchvision", "timm", "safetensors", "onnx", "onnxscript")
@@ -117,8 +118,8 @@ def adapt(
 ) -> None:
     """Fine-tune the backbone on normal images, export it and build the index."""
     from anomscan.console import progress_bar
-    from anomscan.fitting import AdaptOptions
     from anomscan.fitting import adapt as fit
+    from anomscan.options import AdaptOptions
 
     options = AdaptOptions(
         method=method,
@@ -283,7 +284,7 @@ def info(
 
 
 def _backbone(name: str | None, weights: Path | None, size: int | None) -> BackboneChoice:
-    from anomscan.fitting import BackboneChoice
+    from anomscan.options import BackboneChoice
 
     return BackboneChoice(name or DEFAULT_BACKBONE, weights, size)
 
@@ -361,7 +362,10 @@ def main() -> NoReturn:
     except ModuleNotFoundError as error:
         if error.name not in TRAINING_PACKAGES:
             raise
-        message(f"anomscan: this needs {error.name}, which an installation for scoring only leaves out")
+        message(
+            f"anomscan: this needs torch and timm, which an installation for scoring only leaves out "
+            f"({error.name} is missing)"
+        )
         sys.exit(1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -21,10 +21,11 @@ from anomscan.bundle import Model, read_manifest, read_model
 from anomscan.config import available_cores
 from anomscan.errors import ModelNotFound
 from anomscan.extractor import Features
-from anomscan.fitting import BackboneChoice, index
+from anomscan.fitting import index
 from anomscan.gallery import Gallery
 from anomscan.images import decode_all, find
 from anomscan.measures import auroc
+from anomscan.options import BackboneChoice
 from anomscan.scorers import knn_score
 
 

@@ -31,9 +31,10 @@ from numpy.typing import NDArray
 from anomscan.adapt.presets import find_preset
 from anomscan.bundle import read_model
 from anomscan.config import available_cores
-from anomscan.fitting import AdaptOptions, BackboneChoice, adapt
+from anomscan.fitting import adapt
 from anomscan.images import find
 from anomscan.measures import auroc
+from anomscan.options import AdaptOptions, BackboneChoice
 from anomscan.screening import Ranking, score
 
 PROTOCOLS = ("one-vs-rest", "hold-one-out", "small-modes", "outlier-exposure")

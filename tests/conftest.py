@@ -7,13 +7,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from anomscan.bundle import Model, read_model
-from anomscan.fitting import BackboneChoice, index
+from anomscan.fitting import adapt, index
+from anomscan.indexing import Fitted
+from anomscan.options import AdaptOptions, BackboneChoice
 
 REPOSITORY = Path(__file__).parent.parent
 SIZE = 64
@@ -27,6 +30,10 @@ def draw(seed: int, *, side: int = 96) -> Image.Image:
     disc = (x - cx) ** 2 + (y - cy) ** 2 < (side / 3) ** 2
     pixels = np.where(disc, 180, 60)[..., None] + generator.normal(0, 8, (side, side, 3))
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def silent(*_: object) -> None:
+    """Take progress and say nothing."""
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +62,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> BackboneChoice:
 def model_folder(tmp_path_factory: pytest.TempPathFactory, normal_folder: Path) -> Path:
     """A model of the normals: the default backbone, unadapted, at 64 pixels. Read it, never write it."""
     folder = tmp_path_factory.mktemp("session") / "model"
-    index(str(normal_folder), folder, BackboneChoice(size=SIZE), None, lambda *_: None)
+    index(str(normal_folder), folder, BackboneChoice(size=SIZE), None, silent)
     return folder
 
 
@@ -86,3 +93,30 @@ def run(tmp_path: Path) -> Run:
         )
 
     return call
+
+
+Fit = Callable[..., Fitted]
+
+
+@pytest.fixture
+def fit(small: BackboneChoice) -> Fit:
+    """Adapt the small backbone; options go to AdaptOptions."""
+
+    def call(normals: Path, folder: Path, **options: Any) -> Fitted:
+        return adapt(str(normals), folder, AdaptOptions(backbone=small, **options), silent)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two subfolders of images that are nothing like the normals."""
+    folder = tmp_path_factory.mktemp("others")
+    for name in ("squares", "noise"):
+        (folder / name).mkdir()
+        for seed in range(6):
+            pixels = np.random.default_rng(seed).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((64, 64), 0 if name == "squares" else 3).save(
+                folder / name / f"{seed}.png"
+            )
+    return folder

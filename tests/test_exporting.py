@@ -12,11 +12,7 @@ from anomscan.errors import NoImages, OutputError, ParityError
 from anomscan.exporting import export
 from anomscan.fitting import index
 from anomscan.images import decode
-from tests.conftest import SIZE, draw
-
-
-def silent(*_: object) -> None:
-    pass
+from tests.conftest import SIZE, draw, silent
 
 
 def test_export_checks_and_writes_the_graph(model_folder: Path, tmp_path: Path) -> None:

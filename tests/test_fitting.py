@@ -1,58 +1,25 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from anomscan.adapt.presets import PRESETS
-from anomscan.bundle import EXTRACTOR, INDEX, WEIGHTS, read_manifest, read_model
+from anomscan.bundle import INDEX, WEIGHTS, read_model
 from anomscan.errors import GalleryTooSmall, InputError, NoImages, UsageError
 from anomscan.exporting import export
-from anomscan.fitting import AdaptOptions, BackboneChoice, Fitted, adapt, index
+from anomscan.fitting import index
 from anomscan.images import find
-from anomscan.scorers import parse_scorer
+from anomscan.options import BackboneChoice
 from anomscan.screening import Ranking, score
-from tests.conftest import REPOSITORY, SIZE, draw
-
-Fit = Callable[..., Fitted]
-
-
-def silent(*_: object) -> None:
-    pass
-
-
-@pytest.fixture
-def fit(small: BackboneChoice) -> Fit:
-    """Adapt the small backbone; options go to AdaptOptions."""
-
-    def call(normals: Path, folder: Path, **options: Any) -> Fitted:
-        return adapt(str(normals), folder, AdaptOptions(backbone=small, **options), silent)
-
-    return call
-
-
-@pytest.fixture(scope="session")
-def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two subfolders of images that are nothing like the normals."""
-    folder = tmp_path_factory.mktemp("others")
-    for name in ("squares", "noise"):
-        (folder / name).mkdir()
-        for seed in range(6):
-            pixels = np.random.default_rng(seed).integers(0, 255, (8, 8, 3), dtype=np.uint8)
-            Image.fromarray(pixels).resize((64, 64), 0 if name == "squares" else 3).save(
-                folder / name / f"{seed}.png"
-            )
-    return folder
+from tests.conftest import REPOSITORY, SIZE, Fit, draw, silent
 
 
 @pytest.mark.parametrize("method", PRESETS)
@@ -81,61 +48,6 @@ def test_every_preset_makes_a_model_that_scores(
         assert all(np.isfinite(row.score) for row in ranking.rows() if row.score is not None)
         assert ranking.scored == 13
     assert export(tmp_path / "m", tmp_path / "x.onnx", [], silent) < 1e-4
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        (
-            {"method": "panda-oe"},
-            "panda-oe learns from a further folder of images: name it with --outliers DIR",
-        ),
-        ({"method": "joint"}, "name it with --reference DIR"),
-        ({"method": "joint", "reference": "NORMALS"}, "needs a subfolder of reference images for each"),
-        ({"method": "msc", "outliers": "OTHERS"}, "msc does not use --outliers"),
-        ({"method": "adib", "reference": "OTHERS", "outliers": "OTHERS"}, "adib does not use --reference"),
-        ({"method": "msc", "scorer": "logit"}, "msc does not learn what the scorer logit needs"),
-        ({"method": "panda-ses", "scorer": "knn"}, "panda-ses scores sample-wise"),
-        ({"method": "none", "scorer": "best"}, "no scorer called 'best'"),
-        ({"method": "none", "steps": 5}, "none does not train; leave --steps and --time-budget out"),
-        ({"method": "stages", "scorer": "mean-euclidean"}, "stages gives normalised features"),
-    ],
-)
-def test_parts_that_do_not_fit_together(
-    fit: Fit, normal_folder: Path, others: Path, tmp_path: Path, options: dict[str, Any], sentence: str
-) -> None:
-    folders = {"NORMALS": str(normal_folder), "OTHERS": str(others)}
-    named = {name: folders.get(value, value) for name, value in options.items()}
-    with pytest.raises(UsageError, match=re.escape(sentence)):
-        fit(normal_folder, tmp_path / "m", **named)
-
-
-def test_too_few_normals_to_hold_some_out(fit: Fit, tmp_path: Path) -> None:
-    for seed in range(9):
-        (tmp_path / "few").mkdir(exist_ok=True)
-        draw(seed).save(tmp_path / "few" / f"{seed}.png")
-    with pytest.raises(InputError, match="9 are too few; it needs 10"):
-        fit(tmp_path / "few", tmp_path / "m", method="auto")
-
-
-def test_consolidation_takes_a_reference_folder(
-    fit: Fit, normal_folder: Path, others: Path, tmp_path: Path
-) -> None:
-    alone = fit(normal_folder, tmp_path / "a", method="panda-ewc", steps=2).manifest
-    referred = fit(normal_folder, tmp_path / "b", method="panda-ewc", steps=2, reference=str(others)).manifest
-    assert alone.files[INDEX] != referred.files[INDEX]
-
-
-def test_index_changes_the_scorer_where_the_extractor_allows_it(model_folder: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(model_folder, tmp_path / "m"))
-    root = read_manifest(folder).data.root
-    for name in ("mahalanobis", "kmeans:4", "mean", "knn"):
-        assert index(root, folder, None, name, silent).manifest.scorer == parse_scorer(name)
-    assert index(root, folder, None, "mean", silent).manifest.scorer.name == "mean"
-    assert index(root, folder, None, None, silent).manifest.scorer.name == "mean"
-    for name in ("knn-euclidean", "samplewise", "logit"):
-        with pytest.raises(UsageError, match="adapt again with it"):
-            index(root, folder, None, name, silent)
 
 
 def test_adapting_changes_the_features_and_none_does_not(
@@ -181,47 +93,11 @@ def test_the_adapted_weights_can_be_given_back(fit: Fit, normal_folder: Path, tm
     np.testing.assert_allclose(first, again, atol=1e-5)
 
 
-def test_index_keeps_the_extractor_of_the_model(fit: Fit, normal_folder: Path, tmp_path: Path) -> None:
-    before = fit(normal_folder, tmp_path / "m", steps=2).manifest
-    fewer = tmp_path / "fewer"
-    shutil.copytree(normal_folder, fewer)
-    for path in sorted(fewer.iterdir())[:5]:
-        path.unlink()
-    after = index(str(fewer), tmp_path / "m", None, None, silent).manifest
-    assert after.files[EXTRACTOR] == before.files[EXTRACTOR]
-    assert after.method == before.method
-    assert after.data.images == 15
-    assert after.data.fingerprint != before.data.fingerprint
-
-
 def test_index_with_a_backbone_starts_afresh(
     fit: Fit, small: BackboneChoice, normal_folder: Path, tmp_path: Path
 ) -> None:
     fit(normal_folder, tmp_path / "m", steps=2)
     assert index(str(normal_folder), tmp_path / "m", small, None, silent).manifest.method.preset == "none"
-
-
-@pytest.mark.parametrize("method", ["none", "panda-es"])
-def test_unreadable_normals_are_reported_and_left_out(
-    fit: Fit, normal_folder: Path, tmp_path: Path, method: str
-) -> None:
-    shutil.copytree(normal_folder, tmp_path / "normals")
-    (tmp_path / "normals" / "00.png").write_bytes(b"broken")
-    fitted = fit(tmp_path / "normals", tmp_path / "m", method=method, steps=None if method == "none" else 1)
-    assert [Path(image.path).name for image in fitted.unreadable] == ["00.png"]
-    assert (fitted.manifest.data.images, fitted.manifest.data.unreadable) == (19, 1)
-
-
-def test_the_fingerprint_depends_on_pixels_and_names_not_on_the_place(
-    model_folder: Path, normal_folder: Path, tmp_path: Path
-) -> None:
-    moved = Path(shutil.copytree(normal_folder, tmp_path / "moved"))
-    folder = Path(shutil.copytree(model_folder, tmp_path / "m"))
-    fingerprints = [read_manifest(model_folder).data.fingerprint]
-    fingerprints.append(index(str(moved), folder, None, None, silent).manifest.data.fingerprint)
-    draw(999).save(moved / "00.png")
-    fingerprints.append(index(str(moved), folder, None, None, silent).manifest.data.fingerprint)
-    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
 
 
 @pytest.mark.parametrize("method", ["none", "panda-es"])
@@ -245,7 +121,8 @@ def test_nothing_to_learn_from(fit: Fit, tmp_path: Path, method: str) -> None:
 KILLER = """
 import os, signal, sys
 from pathlib import Path
-from anomscan.fitting import AdaptOptions, BackboneChoice, adapt, index
+from anomscan.fitting import adapt, index
+from anomscan.options import AdaptOptions, BackboneChoice
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job starts without
 def deadly(what, done, total, remark):
     if what.startswith(sys.argv[3]) and done == int(sys.argv[4]):

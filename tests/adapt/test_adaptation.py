@@ -15,8 +15,8 @@ from anomscan.adapt.onnx_export import check_parity, write_onnx
 from anomscan.adapt.presets import PRESETS
 from anomscan.errors import InputError, UsageError
 from anomscan.extractor import Extractor
-from anomscan.fitting import BackboneChoice
 from anomscan.images import Decoded
+from anomscan.options import BackboneChoice
 from tests.conftest import draw
 
 PIXELS = [np.asarray(draw(seed, side=64)) for seed in range(12)]

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from anomscan.bundle import EXTRACTOR, read_manifest
+from anomscan.errors import UsageError
+from anomscan.fitting import index
+from anomscan.scorers import parse_scorer
+from tests.conftest import Fit, draw, silent
+
+
+def test_the_fingerprint_depends_on_pixels_and_names_not_on_the_place(
+    model_folder: Path, normal_folder: Path, tmp_path: Path
+) -> None:
+    moved = Path(shutil.copytree(normal_folder, tmp_path / "moved"))
+    folder = Path(shutil.copytree(model_folder, tmp_path / "m"))
+    fingerprints = [read_manifest(model_folder).data.fingerprint]
+    fingerprints.append(index(str(moved), folder, None, None, silent).manifest.data.fingerprint)
+    draw(999).save(moved / "00.png")
+    fingerprints.append(index(str(moved), folder, None, None, silent).manifest.data.fingerprint)
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
+
+
+def test_index_keeps_the_extractor_of_the_model(fit: Fit, normal_folder: Path, tmp_path: Path) -> None:
+    before = fit(normal_folder, tmp_path / "m", steps=2).manifest
+    fewer = tmp_path / "fewer"
+    shutil.copytree(normal_folder, fewer)
+    for path in sorted(fewer.iterdir())[:5]:
+        path.unlink()
+    after = index(str(fewer), tmp_path / "m", None, None, silent).manifest
+    assert after.files[EXTRACTOR] == before.files[EXTRACTOR]
+    assert after.method == before.method
+    assert after.data.images == 15
+    assert after.data.fingerprint != before.data.fingerprint
+
+
+def test_index_changes_the_scorer_where_the_extractor_allows_it(model_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(model_folder, tmp_path / "m"))
+    root = read_manifest(folder).data.root
+    for name in ("mahalanobis", "kmeans:4", "mean", "knn"):
+        assert index(root, folder, None, name, silent).manifest.scorer == parse_scorer(name)
+    assert index(root, folder, None, "mean", silent).manifest.scorer.name == "mean"
+    assert index(root, folder, None, None, silent).manifest.scorer.name == "mean"
+    for name in ("knn-euclidean", "samplewise", "logit"):
+        with pytest.raises(UsageError, match="adapt again with it"):
+            index(root, folder, None, name, silent)
+
+
+@pytest.mark.parametrize("method", ["none", "panda-es"])
+def test_unreadable_normals_are_reported_and_left_out(
+    fit: Fit, normal_folder: Path, tmp_path: Path, method: str
+) -> None:
+    shutil.copytree(normal_folder, tmp_path / "normals")
+    (tmp_path / "normals" / "00.png").write_bytes(b"broken")
+    fitted = fit(tmp_path / "normals", tmp_path / "m", method=method, steps=None if method == "none" else 1)
+    assert [Path(image.path).name for image in fitted.unreadable] == ["00.png"]
+    assert (fitted.manifest.data.images, fitted.manifest.data.unreadable) == (19, 1)
