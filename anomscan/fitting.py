@@ -33,7 +33,7 @@ def adapt(root: str, folder: Path, options: AdaptOptions, progress: Progress) ->
     sources = find_normals(root)
     with staging(folder) as stage:
         progress("loading the backbone", 0, None, "")
-        if preset.readout == "stages":
+        if preset.objective is None and preset.readout == "stages":
             extraction = extractors.read_from_stages(sources, stage, options, scorer, progress)
         elif preset.objective is None:
             method = MethodInfo(options.method, options.seed)

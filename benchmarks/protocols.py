@@ -4,7 +4,8 @@
 * ``hold-one-out``: one class is anomalous, every other normal.
 * ``small-modes``: two classes are normal, the second thinned to ``--ratio`` of the first; the secondary
   AUROC is that of the second class against the anomalies (Transfer-Based Semantic AD, sec. 5.4).
-* ``outlier-exposure``: one class is normal, four others are outliers to learn from, the rest anomalous.
+* ``outlier-exposure``: one class is normal, four others are there to learn from, as outliers or, labelled,
+  as reference images, and the rest are anomalous.
 
 Every task runs the tool as a user would: ``adapt`` on a folder of links, then the ranking of the test
 images. A results CSV gets one line a task; a task that has its line is not run again, so an interrupted
@@ -114,9 +115,10 @@ def measure(root: Path, run: Run, task: Task, scratch: Path) -> dict[str, float]
     tested = [path for path in everything if path.parent.name in counted]
     options = AdaptOptions(method=run.method, backbone=BackboneChoice(size=run.size), seed=run.seed)
     objective = find_preset(run.method).objective
-    if objective is not None and objective().needs == "outliers":
-        outliers = draw(root / "train", task.outliers, run.normals, generator)
-        options = replace(options, outliers=linked(scratch / "outliers", outliers))
+    needs = objective().needs if objective is not None else None
+    if needs is not None:
+        others = draw(root / "train", task.outliers, run.normals, generator)
+        options = replace(options, **{needs: linked(scratch / needs, others)})
     began = time.monotonic()
     adapt(linked(scratch / "normal", normals), scratch / "model", options, lambda *_: None)
     seconds = time.monotonic() - began

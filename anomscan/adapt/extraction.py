@@ -13,7 +13,7 @@ from anomscan.adapt.adaptation import Folder, Resources, adapt_backbone
 from anomscan.adapt.backbones import Backbone, load_backbone
 from anomscan.adapt.onnx_export import FromPixels, L2Normalise, check_parity, write_onnx
 from anomscan.adapt.presets import Preset, find_preset
-from anomscan.adapt.readouts import gated_readout
+from anomscan.adapt.readouts import Gate, gated_readout
 from anomscan.bundle import EXTRACTOR, WEIGHTS
 from anomscan.config import MethodInfo, Progress, ScorerInfo, available_cores
 from anomscan.errors import InputError, UsageError
@@ -72,18 +72,28 @@ def pretrained(
 def read_from_stages(
     sources: list[Source], stage: Path, options: AdaptOptions, scorer: ScorerInfo, progress: Progress
 ) -> Extraction:
-    """Export the pretrained backbone, read out where the normals say."""
-    if scorer.metric != "cosine":
-        raise UsageError(f"{options.method} gives normalised features; choose a scorer by the cosine")
+    """Export the pretrained backbone, read out as the normals say."""
     choice = options.backbone
     backbone = load_backbone(choice.name, choice.weights, choice.size)
-    normals = decoded(sources, backbone.preprocessing)
-    readout, gate = gated_readout(
-        backbone, counted("reading the normals", normals, len(sources), progress), stage
-    )
+    module, gate = _stages_readout(backbone, sources, stage, options, scorer, progress)
     method = MethodInfo(options.method, options.seed, selection=gate.record())
-    module = FromPixels(backbone.preprocessing, readout)
     return _exported(sources, stage, backbone, module, method, make_scorer(scorer), progress)
+
+
+def _stages_readout(
+    backbone: Backbone,
+    sources: list[Source],
+    stage: Path,
+    options: AdaptOptions,
+    scorer: ScorerInfo,
+    progress: Progress,
+) -> tuple[FromPixels, Gate]:
+    if scorer.metric != "cosine":
+        raise UsageError(f"{options.method} gives normalised features; choose a scorer by the cosine")
+    normals = decoded(sources, backbone.preprocessing)
+    images = counted("looking at the normals", normals, len(sources), progress)
+    readout, gate = gated_readout(backbone, images, stage)
+    return FromPixels(backbone.preprocessing, readout), gate
 
 
 def adapted(

@@ -43,7 +43,7 @@ class Preset:
     objective: Callable[[], Objective] | None
     optimisation: Optimisation
     regularizer: Literal["none", "ewc", "l2-sp"] = "none"
-    trainable: Literal["last stages", "all", "adapters"] = "last stages"
+    trainable: Literal["last stages", "last stage", "all", "adapters"] = "last stages"
     stopping: Literal["fixed", "samplewise", "label-free"] = "fixed"
     scorer: str = "knn"
     views: int = 0
@@ -66,6 +66,8 @@ _MSC = Optimisation(steps=50, batch=64, rate=1e-3, momentum=0.0, weight_decay=5e
 # Transfer-Based Semantic AD, sec. 5.1: momentum 0.9, weight decay 1e-4.
 _SEMANTIC = Optimisation(steps=100, batch=16, rate=1e-2, momentum=0.9, weight_decay=1e-4, clip=1.0)
 
+_AUTO = Optimisation(steps=100, batch=64, rate=1e-2, momentum=0.9, weight_decay=5e-5, clip=None)
+
 PRESETS: dict[str, Preset] = {
     "none": Preset(None, _NONE),
     "stages": Preset(None, _NONE, readout="stages"),
@@ -82,7 +84,9 @@ PRESETS: dict[str, Preset] = {
     ),
     "adib": Preset(Logistic, _SEMANTIC, regularizer="l2-sp", trainable="all", scorer="logit"),
     "adra": Preset(Logistic, _SEMANTIC, trainable="adapters", scorer="logit"),
-    "auto": Preset(msc_angular, _MSC, stopping="label-free", views=4),
+    "auto": Preset(
+        msc_angular, _AUTO, trainable="last stage", stopping="label-free", views=4, readout="stages"
+    ),
 }
 
 

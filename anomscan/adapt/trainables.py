@@ -7,6 +7,7 @@ gradients. Both stay in evaluation mode: batch norm keeps the pretrained statist
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import timm.models
@@ -40,6 +41,14 @@ def last_stages(backbone: Backbone) -> tuple[nn.Module, nn.Module]:
     """
     cut = cut_for_tail(backbone.stages)
     trunk, tail = split(backbone.model, cut)
+    tail.requires_grad_(True)
+    return trunk, tail
+
+
+def last_stage(backbone: Backbone) -> tuple[nn.Module, nn.Module]:
+    """The same, but only the very last stage and the head learn: little, quickly, with little to lose."""
+    names, _ = deep_stages(backbone)
+    trunk, tail = split(backbone.model, names[-2] if len(names) > 1 else cut_for_tail(backbone.stages))
     tail.requires_grad_(True)
     return trunk, tail
 
@@ -99,7 +108,12 @@ def _keeps_extent(convolution: nn.Conv2d) -> bool:
     return all(2 * p == d * (k - 1) for k, p, d in zip(kernel, padding, dilation, strict=True))
 
 
-TRAINABLES = {"last stages": last_stages, "all": everything, "adapters": residual_adapters}
+TRAINABLES = {
+    "last stages": last_stages,
+    "last stage": last_stage,
+    "all": everything,
+    "adapters": residual_adapters,
+}
 
 
 def cut_for_tail(stages: tuple[tuple[str, int], ...]) -> str:
@@ -108,6 +122,22 @@ def cut_for_tail(stages: tuple[tuple[str, int], ...]) -> str:
     if fine and len(fine) < len(stages):
         return fine[-1]
     return stages[max(0, len(stages) - len(stages) // 4 - 1)][0]
+
+
+def deep_stages(backbone: Backbone) -> tuple[list[str], int]:
+    """Names of the stages behind the cut for the tail; position of the last one at their finest stride."""
+    cut = cut_for_tail(backbone.stages)
+    container = re.fullmatch(r"(.*)\.(\d+)", cut)
+    strides = dict(backbone.stages)
+    if container and container[1] in dict(backbone.model.named_modules()):
+        children = [name for name, _ in backbone.model.get_submodule(container[1]).named_children()]
+        names = [f"{container[1]}.{name}" for name in children if int(name) > int(container[2])]
+    else:
+        listed = [name for name, _ in backbone.stages]
+        names = listed[listed.index(cut) + 1 :]
+    known = [(strides[name], i) for i, name in enumerate(names) if name in strides]
+    finest = min(stride for stride, _ in known)
+    return names, max(i for stride, i in known if stride == finest)
 
 
 def trace(model: nn.Module) -> fx.Graph:

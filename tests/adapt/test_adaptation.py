@@ -71,6 +71,8 @@ def test_the_exported_graph_gives_what_torch_gives(backbone: Backbone, name: str
     end = backbone.model.state_dict()
     changed = [key for key in end if key not in start or (end[key] != start[key]).any()]
     assert changed or PRESETS[name].stopping == "label-free"
+    if PRESETS[name].trainable == "last stage":
+        assert all(key.startswith("layer4") for key in changed)
     if PRESETS[name].trainable == "last stages":
         assert all(key.startswith(("layer3", "layer4")) for key in changed)
     assert not any("running" in key for key in changed), "batch norm keeps the pretrained statistics"

@@ -8,24 +8,12 @@ import torch
 from torch.nn import functional
 
 from anomscan.adapt.backbones import Backbone
-from anomscan.adapt.readouts import Gate, StageOutputs, StageReadout, deep_stages, gated_readout
+from anomscan.adapt.readouts import Gate, StageOutputs, StageReadout, gated_readout
+from anomscan.adapt.trainables import deep_stages
 from anomscan.errors import InputError
 from anomscan.images import Decoded
 from tests.adapt.test_trainables import random_backbone
 from tests.conftest import draw
-
-
-@pytest.mark.parametrize(
-    ("name", "stages", "middle"),
-    [
-        ("tf_efficientnet_lite0", ["blocks.3", "blocks.4", "blocks.5", "blocks.6"], 1),
-        ("resnet18", ["layer3", "layer4"], 0),
-        ("convnext_atto", ["stages.2", "stages.3"], 0),
-        ("vit_tiny_patch16_224", ["blocks.9", "blocks.10", "blocks.11"], 2),
-    ],
-)
-def test_the_deep_stages_are_those_of_the_tail(name: str, stages: list[str], middle: int) -> None:
-    assert deep_stages(random_backbone(name, 64)) == (stages, middle)
 
 
 def hooked(backbone: Backbone, names: list[str], images: torch.Tensor) -> list[torch.Tensor]:
@@ -49,12 +37,11 @@ def test_the_outputs_are_those_of_the_stages(name: str) -> None:
     stages = [s.permute(0, 3, 1, 2) if "swin" in name else s for s in hooked(backbone, names, images)]
     with torch.no_grad():
         head, maxima, coarse, mean = StageOutputs(backbone).eval()(images)
-        torch.testing.assert_close(head, functional.normalize(backbone.model(images), dim=1))
+        torch.testing.assert_close(head, backbone.model(images))
     for block, stage in zip(maxima, stages, strict=True):
-        torch.testing.assert_close(block, functional.normalize(stage.amax((2, 3)), dim=1))
-    grid = functional.adaptive_avg_pool2d(stages[middle], 5).flatten(1)
-    torch.testing.assert_close(coarse, functional.normalize(grid, dim=1))
-    torch.testing.assert_close(mean, functional.normalize(stages[middle].mean((2, 3)), dim=1))
+        torch.testing.assert_close(block, stage.amax((2, 3)))
+    torch.testing.assert_close(coarse, functional.adaptive_avg_pool2d(stages[middle], 5).flatten(1))
+    torch.testing.assert_close(mean, stages[middle].mean((2, 3)))
 
 
 def test_tokens_have_maxima_and_no_map() -> None:
@@ -64,31 +51,53 @@ def test_tokens_have_maxima_and_no_map() -> None:
     assert [block.shape for block in maxima] == [head.shape] * 3
 
 
-def test_the_weight_is_a_squared_length() -> None:
+CLOSED, ROOT, MAP, MIRROR = Gate(0.2, 0.8, 500), Gate(0.5, 0.75, 500), Gate(0.5, 0.8, 500), Gate(0.5, 0.6, 9)
+
+
+def test_the_weights_are_squared_lengths() -> None:
     outputs = StageOutputs(random_backbone("resnet10t", 64)).eval()
     images = torch.randn(3, 3, 64, 64)
     with torch.no_grad():
-        features = StageReadout(outputs, 0.5)(images)
+        features = StageReadout(outputs, MAP)(images)
         head, maxima, coarse, _ = outputs(images)
-    similarity = head @ head.T + 0.5 * (sum(m @ m.T for m in maxima) + coarse @ coarse.T)
-    torch.testing.assert_close(features @ features.T, similarity / (1 + 3 * 0.5))
+    blocks = [functional.normalize(block.sign() * block.abs().sqrt(), dim=1) for block in (head, *maxima)]
+    coarse = functional.normalize(coarse, dim=1)
+    similarity = sum(block @ block.T for block in blocks) + 0.5 * coarse @ coarse.T
+    torch.testing.assert_close(features @ features.T, similarity / (len(blocks) + 0.5))
 
 
 def test_a_closed_gate_leaves_the_head() -> None:
     backbone = random_backbone("resnet10t", 64)
     images = torch.randn(3, 3, 64, 64)
     with torch.no_grad():
-        features = StageReadout(StageOutputs(backbone).eval(), 0.0)(images)
+        features = StageReadout(StageOutputs(backbone).eval(), Gate(0.2, 0.6, 500))(images)
         torch.testing.assert_close(features, functional.normalize(backbone.model(images), dim=1))
 
 
+def test_mirror_images_are_alike_only_where_the_normals_are_not_aligned() -> None:
+    outputs = StageOutputs(random_backbone("resnet10t", 64)).eval()
+    images = torch.randn(3, 3, 64, 64)
+    with torch.no_grad():
+        for gate, alike in ((MIRROR, True), (ROOT, False), (CLOSED, False)):
+            readout = StageReadout(outputs, gate)
+            difference = (readout(images) - readout(images.flip(3))).abs().max()
+            assert bool(difference < 1e-5) == alike
+
+
 @pytest.mark.parametrize(
-    ("gate", "weight"),
-    [(Gate(0.6, 500), 0), (Gate(0.8, 500), 0.5), (Gate(0.9, 200), 1), (Gate(0.8, 50), 0.125)],
+    ("gate", "maxima", "power", "coarse", "mirrored"),
+    [
+        (CLOSED, 0, 1, 0.5, False),
+        (ROOT, 1, 0.5, 0, False),
+        (MAP, 1, 0.5, 0.5, False),
+        (MIRROR, 1, 0.5, 0, True),
+        (Gate(0.315, 0.9, 50), 0.5, 0.75, 0.25, False),
+    ],
 )
-def test_the_gate(gate: Gate, weight: float) -> None:
-    assert gate.weight == pytest.approx(weight)
-    assert gate.record()["reason"].endswith(f"alignment is {gate.alignment:.2f}")
+def test_the_gate(gate: Gate, maxima: float, power: float, coarse: float, mirrored: bool) -> None:
+    assert (gate.maxima, gate.power, gate.map) == pytest.approx((maxima, power, coarse))
+    assert gate.mirrored == mirrored
+    assert f"weight {coarse:.2f}" in gate.record()["reason"]
 
 
 def decoded(pixels: list[np.ndarray]) -> list[Decoded]:
@@ -99,10 +108,11 @@ def test_the_normals_decide(tmp_path: Path) -> None:
     backbone = random_backbone("resnet10t", 64)
     same = np.asarray(draw(1, side=64))
     _, gate = gated_readout(backbone, [*decoded([same] * 10), Decoded("x", None, "broken")], tmp_path)
-    assert gate.alignment == pytest.approx(1, abs=1e-4)
+    assert (gate.homogeneity, gate.alignment) == pytest.approx((1, 1), abs=1e-4)
     assert gate.normals == 10
     turned = [np.rot90(same * np.array([i % 2, 1, 1], np.uint8), i).copy() for i in range(8)]
     _, mixed = gated_readout(backbone, decoded(turned), tmp_path)
     assert mixed.alignment < gate.alignment
+    assert mixed.homogeneity < gate.homogeneity
     with pytest.raises(InputError, match="none of the normal images"):
         gated_readout(backbone, [Decoded("x", None, "broken")], tmp_path)

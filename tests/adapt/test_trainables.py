@@ -5,7 +5,14 @@ import timm
 import torch
 
 from anomscan.adapt.backbones import Backbone, load_backbone
-from anomscan.adapt.trainables import everything, last_stages, residual_adapters, split
+from anomscan.adapt.trainables import (
+    deep_stages,
+    everything,
+    last_stage,
+    last_stages,
+    residual_adapters,
+    split,
+)
 from anomscan.config import BackboneInfo, Preprocessing
 from anomscan.errors import UsageError
 
@@ -98,3 +105,37 @@ def test_adapters_begin_as_nothing_and_learn_alone(name: str) -> None:
 def test_a_transformer_has_nothing_to_adapt_beside() -> None:
     with pytest.raises(UsageError, match="no 3x3 convolutions"):
         residual_adapters(random_backbone("vit_tiny_patch16_224", 64))
+
+
+@pytest.mark.parametrize(
+    ("name", "stages", "middle"),
+    [
+        ("tf_efficientnet_lite0", ["blocks.3", "blocks.4", "blocks.5", "blocks.6"], 1),
+        ("resnet18", ["layer3", "layer4"], 0),
+        ("convnext_atto", ["stages.2", "stages.3"], 0),
+        ("vit_tiny_patch16_224", ["blocks.9", "blocks.10", "blocks.11"], 2),
+    ],
+)
+def test_the_deep_stages_are_those_of_the_tail(name: str, stages: list[str], middle: int) -> None:
+    assert deep_stages(random_backbone(name, 64)) == (stages, middle)
+
+
+@pytest.mark.parametrize(
+    ("name", "learns"),
+    [
+        ("tf_efficientnet_lite0", {"blocks", "conv_head", "bn2"}),
+        ("resnet18", {"layer4"}),
+        ("convnext_atto", {"stages", "head"}),
+    ],
+)
+def test_the_last_stage_learns_alone(name: str, learns: set[str]) -> None:
+    backbone = random_backbone(name, 64)
+    names, _ = deep_stages(backbone)
+    trunk, tail = last_stage(backbone)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(tail(trunk(images)), backbone.model(images))
+    trained = [name for name, parameter in tail.named_parameters() if parameter.requires_grad]
+    assert {name.partition(".")[0] for name in trained} == learns
+    assert any(name.startswith(names[-1]) for name in trained)
+    assert not any(name.startswith(names[-2]) for name in trained)
