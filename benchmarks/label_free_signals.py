@@ -106,6 +106,7 @@ def measure(
 ) -> list[dict[str, object]]:
     """Train once and return a line for every checkpoint."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     task = make_task(protocol, name, sorted(os.listdir(root / "train")))
     generator = np.random.default_rng((0, int(task.primary[0].encode().hex(), 16) % 2**32))
     normals = draw(root / "train", task.primary, arguments.normals, generator)

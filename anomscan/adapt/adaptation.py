@@ -97,6 +97,7 @@ def adapt_backbone(
     assert preset.objective is not None  # noqa: S101 - DN2 has nothing to train
     torch.manual_seed(resources.seed)
     torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(1)  # small operations; what is large runs in CoreParallel, a thread a core
     trunk, tail = TRAINABLES[preset.trainable](backbone)
     objective = preset.objective()
     cached = _Caches(backbone, trunk, resources)

@@ -27,6 +27,8 @@ MARGIN = 0.5
 """Points of mean AUROC by which a checkpoint must beat the unadapted features."""
 TOLERANCE = 0.5
 """Points of AUROC that any one kind of anomaly may lose meanwhile."""
+PATIENCE = 2
+"""Checkpoints in a row that may fail to be the best so far before training ends."""
 LEAST_RANK = 0.8
 """Share of the effective rank of the unadapted features below which features count as collapsed."""
 LEAST_SPREAD = 0.5
@@ -119,8 +121,8 @@ class LabelFree(Stopping):
     """Keeps the checkpoint that separates made anomalies best, or the unadapted features.
 
     A checkpoint counts only if its features have not collapsed and if it beats the unadapted ones by a
-    margin; collapse ends the training. Selecting detectors by made anomalies and by withheld clusters
-    follows arXiv 2310.10461.
+    margin. Collapse ends the training, and so do ``PATIENCE`` checkpoints that bring nothing. Selecting
+    detectors by made anomalies and by withheld clusters follows arXiv 2310.10461.
 
     Args:
         tail: the network that trains.
@@ -142,7 +144,7 @@ class LabelFree(Stopping):
         self.chosen = 0
 
     def after_step(self, step: int) -> bool:
-        """Measure the checkpoint if it is due; False once the features have collapsed."""
+        """Measure the checkpoint if it is due; False once the features have collapsed or get no better."""
         if step not in self._due:
             return True
         checkpoint = self._measure(step)
@@ -153,7 +155,7 @@ class LabelFree(Stopping):
         if step == 0 or (checkpoint.beats(start) and checkpoint.separation > best.separation):
             self.chosen = step
             self._best = {name: value.detach().clone() for name, value in self._tail.state_dict().items()}
-        return True
+        return len(self.curve) - 1 - self._index(self.chosen) < PATIENCE
 
     def result(self, tail: nn.Module) -> nn.Module:
         """The tail, set back to the chosen checkpoint."""

@@ -15,7 +15,7 @@ from anomscan.adapt.made_anomalies import KINDS, Maker, batched
 from anomscan.adapt.objectives import Compactness
 from anomscan.adapt.onnx_export import FromPixels, write_onnx
 from anomscan.adapt.presets import Optimisation
-from anomscan.adapt.stopping import Checkpoint, LabelFree, Samplewise, effective_rank, spread
+from anomscan.adapt.stopping import PATIENCE, Checkpoint, LabelFree, Samplewise, effective_rank, spread
 from anomscan.adapt.trainables import last_stages
 from anomscan.adapt.trainer import train
 from anomscan.extractor import Extractor
@@ -171,5 +171,5 @@ def test_without_a_change_the_unadapted_features_stay(bed: Bed) -> None:
     train_on(bed, 0.0, 5, stopping.after_step)
     assert stopping.chosen == 0
     assert stopping.reason().startswith("kept the unadapted features: no checkpoint")
-    assert len(stopping.curve) == 6
+    assert len(stopping.curve) == 1 + PATIENCE, "training ended early"
     assert len({point.separation for point in stopping.curve}) == 1
