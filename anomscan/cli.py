@@ -94,7 +94,7 @@ def adapt(
     model: ModelFolder = DEFAULT_MODEL,
     method: Annotated[
         str, typer.Option("--method", metavar="PRESET", help="See the README's table of methods.")
-    ] = "panda-es",
+    ] = "auto",
     backbone: BackboneName = None,
     weights: WeightsFile = None,
     size: ImageSize = None,

@@ -26,7 +26,7 @@ class AdaptOptions:
     may take, in bytes, before they go to a memory-mapped file.
     """
 
-    method: str = "panda-es"
+    method: str = "auto"
     backbone: BackboneChoice = field(default_factory=BackboneChoice)
     outliers: str | None = None
     reference: str | None = None

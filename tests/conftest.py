@@ -100,10 +100,12 @@ Fit = Callable[..., Fitted]
 
 @pytest.fixture
 def fit(small: BackboneChoice) -> Fit:
-    """Adapt the small backbone; options go to AdaptOptions."""
+    """Adapt the small backbone, by panda-es unless told otherwise; options go to AdaptOptions."""
 
     def call(normals: Path, folder: Path, **options: Any) -> Fitted:
-        return adapt(str(normals), folder, AdaptOptions(backbone=small, **options), silent)
+        return adapt(
+            str(normals), folder, AdaptOptions(**{"method": "panda-es", "backbone": small, **options}), silent
+        )
 
     return call
 

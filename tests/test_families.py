@@ -12,6 +12,7 @@ import timm
 import torch
 from PIL import ImageOps
 
+from anomscan.adapt import extraction
 from anomscan.adapt.adaptation import Folder, Resources, adapt_backbone
 from anomscan.adapt.backbones import load_backbone
 from anomscan.adapt.objectives import Compactness
@@ -46,7 +47,10 @@ def choice(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return BackboneChoice(name, weights, size)
 
 
-def test_adapt_score_and_export(choice: BackboneChoice, normal_folder: Path, tmp_path: Path) -> None:
+def test_adapt_score_and_export(
+    choice: BackboneChoice, normal_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extraction, "FEWEST_TO_SPLIT", 10)
     size, (mean, std), _ = FAMILIES[choice.name]
     options = AdaptOptions(method="auto", backbone=choice, steps=5)
     preprocessing = adapt(str(normal_folder), tmp_path / "m", options, silent).manifest.preprocessing

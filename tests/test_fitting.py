@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from anomscan.adapt import extraction
 from anomscan.adapt.presets import PRESETS
 from anomscan.bundle import INDEX, WEIGHTS, read_model
 from anomscan.errors import GalleryTooSmall, InputError, NoImages, UsageError
@@ -24,8 +25,14 @@ from tests.conftest import REPOSITORY, SIZE, Fit, draw, silent
 
 @pytest.mark.parametrize("method", PRESETS)
 def test_every_preset_makes_a_model_that_scores(
-    fit: Fit, normal_folder: Path, others: Path, tmp_path: Path, method: str
+    fit: Fit,
+    normal_folder: Path,
+    others: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
 ) -> None:
+    monkeypatch.setattr(extraction, "FEWEST_TO_SPLIT", 10)
     needs = PRESETS[method].objective().needs if PRESETS[method].objective else None
     further: dict[str, Any] = {needs: str(others)} if needs else {}
     if PRESETS[method].objective is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -26,7 +27,8 @@ from anomscan.scorers import Scorer, make_scorer
 PARITY_IMAGES = 16
 HELD_OUT = 0.2
 """Share of the normals that a label-free choice measures on."""
-FEWEST_TO_SPLIT = 10
+FEWEST_TO_SPLIT = 50
+"""With fewer normals a label-free choice leaves the network as it is."""
 
 
 def find_others(preset: Preset, options: AdaptOptions) -> list[Source]:
@@ -70,14 +72,27 @@ def pretrained(
 
 
 def read_from_stages(
-    sources: list[Source], stage: Path, options: AdaptOptions, scorer: ScorerInfo, progress: Progress
+    sources: list[Source],
+    stage: Path,
+    options: AdaptOptions,
+    scorer: ScorerInfo,
+    progress: Progress,
+    *,
+    before: str = "",
 ) -> Extraction:
-    """Export the pretrained backbone, read out as the normals say."""
+    """Export the pretrained backbone, read out as the normals say; ``before`` is said before the reason."""
     choice = options.backbone
     backbone = load_backbone(choice.name, choice.weights, choice.size)
     module, gate = _stages_readout(backbone, sources, stage, options, scorer, progress)
-    method = MethodInfo(options.method, options.seed, selection=gate.record())
+    method = MethodInfo(options.method, options.seed, selection=_selection(gate, {"reason": before}))
     return _exported(sources, stage, backbone, module, method, make_scorer(scorer), progress)
+
+
+def _selection(gate: Gate, chosen: dict[str, Any]) -> dict[str, Any]:
+    """What was chosen before the readout, and the readout."""
+    read = gate.record()
+    reasons = [reason for reason in (chosen["reason"], read["reason"]) if reason]
+    return {**chosen, "reason": "; ".join(reasons), "readout": read}
 
 
 def _stages_readout(
@@ -106,6 +121,9 @@ def adapted(
 ) -> Extraction:
     """Adapt the backbone and export it."""
     preset = find_preset(options.method)
+    if preset.stopping == "label-free" and len(sources) < FEWEST_TO_SPLIT:
+        few = f"kept the unadapted features: {len(sources)} normals are too few to hold some out"
+        return read_from_stages(sources, stage, options, scorer, progress, before=few)
     optimisation = preset.optimisation
     if options.steps is not None:
         optimisation = replace(optimisation, steps=options.steps)
@@ -115,7 +133,7 @@ def adapted(
     trained: list[Source] = sources
     held_out: list[Source] = []
     if preset.stopping == "label-free":
-        trained, held_out = _split(sources, options)
+        trained, held_out = _split(sources, options.seed)
     images = counted("reading the normals", decoded(trained, preprocessing), len(trained), progress)
     further = options.outliers or options.reference
     result = adapt_backbone(
@@ -131,10 +149,14 @@ def adapted(
         resources=Resources(options.seed, options.device, options.time_budget, options.memory, stage),
         progress=progress,
     )
+    module, selection = result.module, result.selection
+    if preset.readout == "stages":
+        module, gate = _stages_readout(backbone, sources, stage, options, scorer, progress)
+        selection = _selection(gate, selection or {"reason": ""})
     settings = asdict(optimisation)
-    method = MethodInfo(options.method, options.seed, result.steps, result.loss, settings, result.selection)
+    method = MethodInfo(options.method, options.seed, result.steps, result.loss, settings, selection)
     learned = make_scorer(scorer, result.scorer_state)
-    return _exported(sources, stage, backbone, result.module, method, learned, progress)
+    return _exported(sources, stage, backbone, module, method, learned, progress)
 
 
 def _exported(
@@ -165,14 +187,9 @@ def _exported(
     return Extraction(files, backbone.info, backbone.preprocessing, method, scorer)
 
 
-def _split(sources: list[Source], options: AdaptOptions) -> tuple[list[Source], list[Source]]:
+def _split(sources: list[Source], seed: int) -> tuple[list[Source], list[Source]]:
     """The normals to train on, and a share of them, drawn once, that the training does not see."""
-    if len(sources) < FEWEST_TO_SPLIT:
-        raise InputError(
-            f"{options.method} holds out some of the normals to choose by, and {len(sources)} are too few; "
-            f"it needs {FEWEST_TO_SPLIT}, or choose --method none"
-        )
-    order = np.random.default_rng(options.seed).permutation(len(sources))
+    order = np.random.default_rng(seed).permutation(len(sources))
     count = round(HELD_OUT * len(sources))
     held_out, trained = ([sources[i] for i in sorted(part)] for part in (order[:count], order[count:]))
     return trained, held_out

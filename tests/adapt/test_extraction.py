@@ -4,11 +4,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from anomscan.bundle import INDEX
-from anomscan.errors import InputError, UsageError
-from tests.conftest import Fit, draw
+from anomscan.adapt import extraction, stopping
+from anomscan.bundle import INDEX, read_model
+from anomscan.errors import UsageError
+from tests.conftest import Fit
 
 
 @pytest.mark.parametrize(
@@ -38,12 +40,14 @@ def test_parts_that_do_not_fit_together(
         fit(normal_folder, tmp_path / "m", **named)
 
 
-def test_too_few_normals_to_hold_some_out(fit: Fit, tmp_path: Path) -> None:
-    for seed in range(9):
-        (tmp_path / "few").mkdir(exist_ok=True)
-        draw(seed).save(tmp_path / "few" / f"{seed}.png")
-    with pytest.raises(InputError, match="9 are too few; it needs 10"):
-        fit(tmp_path / "few", tmp_path / "m", method="auto")
+def test_too_few_normals_to_hold_some_out_are_not_adapted_to(
+    fit: Fit, normal_folder: Path, tmp_path: Path
+) -> None:
+    method = fit(normal_folder, tmp_path / "m", method="auto").manifest.method
+    assert method.steps == 0
+    assert method.selection is not None
+    assert method.selection["reason"].startswith("kept the unadapted features: 20 normals are too few")
+    assert "alignment" in method.selection["readout"]
 
 
 def test_consolidation_takes_a_reference_folder(
@@ -52,3 +56,19 @@ def test_consolidation_takes_a_reference_folder(
     alone = fit(normal_folder, tmp_path / "a", method="panda-ewc", steps=2).manifest
     referred = fit(normal_folder, tmp_path / "b", method="panda-ewc", steps=2, reference=str(others)).manifest
     assert alone.files[INDEX] != referred.files[INDEX]
+
+
+def test_auto_reads_the_stages_of_what_it_chose(
+    fit: Fit, normal_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extraction, "FEWEST_TO_SPLIT", 10)
+    monkeypatch.setattr(stopping, "MARGIN", 101.0)
+    frozen = fit(normal_folder, tmp_path / "a", method="stages").manifest
+    auto = fit(normal_folder, tmp_path / "b", method="auto", steps=2).manifest
+    assert auto.method.selection is not None
+    assert frozen.method.selection is not None
+    assert auto.method.selection["readout"] == frozen.method.selection["readout"]
+    assert {"chosen_step", "curve"} <= auto.method.selection.keys()
+    assert auto.method.selection["chosen_step"] == 0
+    vectors = [read_model(tmp_path / name, 1).gallery.vectors() for name in "ab"]
+    np.testing.assert_allclose(*vectors, atol=1e-6)
