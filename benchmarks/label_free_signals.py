@@ -46,8 +46,8 @@ SIGNALS = ("effective_rank", "spread", *KINDS, "left_out_cluster")
 COMBINED = {
     "mean of local kinds": tuple(LOCAL),
     "mean of global kinds": tuple(GLOBAL),
-    "mean of all kinds": tuple(KINDS),
-    "all kinds and clusters (auto)": (*KINDS, "left_out_cluster"),
+    "mean of all kinds (auto)": tuple(KINDS),
+    "mean of all kinds and clusters": (*KINDS, "left_out_cluster"),
 }
 COLUMNS = ("protocol", "task", "method", "step", "truth", "local_truth", *SIGNALS)
 
@@ -187,7 +187,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--root", type=Path)
-    parser.add_argument("--method", nargs="+", default=["msc-angular", "panda-es"])
+    parser.add_argument("--method", nargs="+", default=["auto"])
     parser.add_argument("--protocol", nargs="+", default=["one-vs-rest", "hold-one-out"])
     parser.add_argument("--classes", nargs="+", default=["0", "1", "2", "3", "4"])
     parser.add_argument("--normals", type=int, default=500)

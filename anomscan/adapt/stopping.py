@@ -100,8 +100,12 @@ class Checkpoint:
 
     @property
     def separation(self) -> float:
-        """Mean AUROC over all kinds, the clusters being one of them."""
-        return float(np.mean([*self.made.values(), self.left_out_cluster]))
+        """Mean AUROC over the kinds of made anomalies.
+
+        Without the clusters: theirs falls more often than not where the true one rises, see
+        ``benchmarks/README.md``.
+        """
+        return float(np.mean(list(self.made.values())))
 
     def collapsed(self, start: Checkpoint) -> bool:
         """Whether the features have lost rank or spread since ``start``."""
@@ -113,7 +117,6 @@ class Checkpoint:
     def beats(self, start: Checkpoint) -> bool:
         """Whether it separates better by a margin on average, with nothing lost on any kind."""
         losses = [start.made[kind] - self.made[kind] for kind in start.made]
-        losses.append(start.left_out_cluster - self.left_out_cluster)
         return self.separation >= start.separation + MARGIN and max(losses) <= TOLERANCE
 
 
@@ -122,7 +125,7 @@ class LabelFree(Stopping):
 
     A checkpoint counts only if its features have not collapsed and if it beats the unadapted ones by a
     margin. Collapse ends the training, and so do ``PATIENCE`` checkpoints that bring nothing. Selecting
-    detectors by made anomalies and by withheld clusters follows arXiv 2310.10461.
+    detectors by made anomalies follows arXiv 2310.10461.
 
     Args:
         tail: the network that trains.
