@@ -170,6 +170,9 @@ def score(
     null: Annotated[
         bool, typer.Option("--null", "-0", help="Paths on stdin end with NUL, not newline.")
     ] = False,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Images worked on at a time (default: the cores)")
+    ] = None,
 ) -> None:
     """Rank images, most anomalous first. Unreadable files come last, with the reason, whatever --top."""
     from anomscan import console, report
@@ -180,10 +183,10 @@ def score(
 
     on_terminal = output is None and sys.stdout.isatty() and format_ is Format.csv
     with _text_output(output) as file, Ranking() as ranking:
-        cores = available_cores()
-        loaded = read_model(model, cores)
+        threads = threads or available_cores()
+        loaded = read_model(model, threads)
         with console.progress_bar() as progress:
-            screen(_sources(paths, null), loaded, ranking, k=k, threads=cores, progress=progress)
+            screen(_sources(paths, null), loaded, ranking, k=k, threads=threads, progress=progress)
         if on_terminal:
             console.ranking_table(ranking.rows(top or console.TABLE_ROWS))
             if top is None and ranking.scored > console.TABLE_ROWS:

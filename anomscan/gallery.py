@@ -10,6 +10,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from anomscan.config import available_cores
 from anomscan.errors import GalleryTooSmall, ModelDamaged
 from anomscan.extractor import Features
 
@@ -77,6 +78,7 @@ class Gallery:
                 f"the gallery holds {len(self)} normal image{'s' * (len(self) != 1)}, "
                 f"too few for {k} neighbours; the largest possible --k is {len(self)}"
             )
+        faiss.omp_set_num_threads(1)  # of this thread: the other cores are at work on the next images
         values, neighbours = self._index.search(np.ascontiguousarray(queries), k)
         if self._index.metric_type == faiss.METRIC_INNER_PRODUCT:
             return np.clip(1.0 - values, 0.0, 2.0), neighbours
@@ -96,6 +98,7 @@ def kmeans(features: Features, clusters: int, seed: int) -> Features:
     """
     if clusters > len(features):
         raise GalleryTooSmall(f"{len(features)} normals are too few for {clusters} clusters")
+    faiss.omp_set_num_threads(available_cores())
     clustering = faiss.Kmeans(
         features.shape[1], clusters, niter=25, seed=seed, min_points_per_centroid=1, verbose=False
     )

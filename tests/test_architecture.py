@@ -20,6 +20,7 @@ FLOORS = {
     "anomscan.errors": 0,
     "anomscan.config": 0,
     "anomscan.atomic": 0,
+    "anomscan.pipeline": 0,
     "anomscan.options": 0,
     "anomscan.measures": 0,
     "anomscan.images": 1,
