@@ -72,6 +72,10 @@ ScorerName = Annotated[
         help="knn, knn-euclidean, kmeans:K, mean, mean-euclidean, mahalanobis (default: the method's)",
     ),
 ]
+Reduce = Annotated[
+    str | None,
+    typer.Option("--reduce", metavar="HOW", help="A small gallery: kmeans:K or coreset:K (default: all)"),
+]
 ImageSize = Annotated[
     int | None, typer.Option("--size", min=32, help="Side of the input in pixels (default: the backbone's)")
 ]
@@ -116,6 +120,7 @@ def adapt(
     memory: Annotated[
         float, typer.Option(min=0, metavar="GB", help="Activations above this go to a temporary file.")
     ] = 2.0,
+    reduce: Reduce = None,
 ) -> None:
     """Fine-tune the backbone on normal images, export it and build the index."""
     from anomscan.console import progress_bar
@@ -133,6 +138,7 @@ def adapt(
         seed=seed,
         device=device.value,
         memory=memory * 1e9,
+        reduce=reduce,
     )
     with progress_bar() as progress:
         fitted = fit(normal, model, options, progress)
@@ -147,6 +153,7 @@ def index(
     weights: WeightsFile = None,
     size: ImageSize = None,
     scorer: ScorerName = None,
+    reduce: Reduce = None,
 ) -> None:
     """Build the index only, with the model's extractor if there is one, else with the pretrained backbone."""
     from anomscan.console import progress_bar
@@ -154,7 +161,8 @@ def index(
 
     chosen = any(option is not None for option in (backbone, weights, size))
     with progress_bar() as progress:
-        fitted = fit(normal, model, _backbone(backbone, weights, size) if chosen else None, scorer, progress)
+        choice = _backbone(backbone, weights, size) if chosen else None
+        fitted = fit(normal, model, choice, scorer, progress, reduce)
     _finish(fitted, model)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from anomscan.config import Manifest, Progress, ScorerInfo
+    from anomscan.config import GalleryInfo, Manifest, Progress, ScorerInfo
     from anomscan.evaluation import Evaluation
     from anomscan.report import Row
 
@@ -116,6 +116,7 @@ def model_table(manifest: Manifest, folder: str) -> None:
         ),
         ("scorer", _scorer(manifest.scorer)),
         ("normals", f"{data.images} images of {printable(data.root)}, {data.unreadable} unreadable"),
+        ("search", _search(manifest.gallery)),
         ("fingerprint", data.fingerprint),
         ("versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
         ("files", ", ".join(file.name for file in manifest.files.values())),
@@ -172,6 +173,12 @@ def _scorer(info: ScorerInfo) -> str:
     name = f"kmeans, {info.clusters} centroids" if info.name == "kmeans" else info.name
     neighbours = f", k = {info.k}" if info.name in ("knn", "kmeans", "samplewise") else ""
     return f"{name}{neighbours}, {info.metric} distance"
+
+
+def _search(info: GalleryInfo) -> str:
+    reduced = f", reduced by {info.reduced}" if info.reduced else ""
+    recall = "" if info.index == "exact" else f", recall@2 {info.recall_at_2:.3f} when built"
+    return f"{info.index}{reduced}{recall}"
 
 
 def _print(table: Table) -> None:

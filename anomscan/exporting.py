@@ -68,15 +68,25 @@ def _scores(model: Model, features: Features) -> Features:
 def _given_images(model: Model, images: list[str]) -> tuple[list[Decoded], Features]:
     images_there = decode_all(find(images), model.manifest.preprocessing, available_cores())
     decoded = list(islice((image for image in images_there if image.pixels is not None), EXPORT_IMAGES))
-    if not decoded:
-        return [], np.empty((0, model.gallery.dim), np.float32)
-    return decoded, np.concatenate([features for _, features in model.extractor.embed(decoded)])
+    return decoded, _embedded(model, decoded)
 
 
 def _gallery_images(model: Model) -> tuple[list[Decoded], Features]:
-    """Normals of the gallery that are still on this disk, spread over it, and their features there."""
+    """Normals that are still on this disk, spread over the gallery, and their features there.
+
+    A gallery of 8-bit features or of centroids does not hold those; the model's extractor gives them again.
+    """
     spread = np.linspace(0, len(model.normals) - 1, min(EXPORT_IMAGES, len(model.normals))).astype(int)
     sources = [Source(model.normals[i]) for i in spread]
     decoded = list(decode_all(sources, model.manifest.preprocessing, available_cores()))
     readable = [i for i, image in enumerate(decoded) if image.pixels is not None]
-    return [decoded[i] for i in readable], model.gallery.vectors()[spread[readable]]
+    there = [decoded[i] for i in readable]
+    if not model.gallery.exact or (model.manifest.gallery.reduced or "").startswith("kmeans"):
+        return there, _embedded(model, there)
+    return there, model.gallery.vectors()[spread[readable]]
+
+
+def _embedded(model: Model, decoded: list[Decoded]) -> Features:
+    if not decoded:
+        return np.empty((0, model.gallery.dim), np.float32)
+    return np.concatenate([features for _, features in model.extractor.embed(decoded)])
