@@ -88,6 +88,14 @@ class GalleryInfo:
 
 
 @dataclass(frozen=True)
+class Int8Info:
+    """An 8-bit extractor's speed over the float one's, and Spearman's correlation of their scores."""
+
+    speed: float
+    spearman: float
+
+
+@dataclass(frozen=True)
 class DataInfo:
     """The normals in the gallery: where they were, how many, and a fingerprint of their pixels.
 
@@ -123,6 +131,7 @@ class Manifest:
     files: dict[str, FileInfo]
     schema: int = SCHEMA
     gallery: GalleryInfo = GalleryInfo()
+    int8: Int8Info | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as plain dictionaries and lists."""
@@ -146,4 +155,5 @@ class Manifest:
             files={role: FileInfo(**file) for role, file in data["files"].items()},
             schema=data["schema"],
             gallery=GalleryInfo(**data.get("gallery", {})),
+            int8=Int8Info(**data["int8"]) if data.get("int8") else None,
         )

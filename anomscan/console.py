@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from anomscan.config import GalleryInfo, Manifest, Progress, ScorerInfo
+    from anomscan.config import GalleryInfo, Int8Info, Manifest, Progress, ScorerInfo
     from anomscan.evaluation import Evaluation
     from anomscan.report import Row
 
@@ -117,6 +117,7 @@ def model_table(manifest: Manifest, folder: str) -> None:
         ("scorer", _scorer(manifest.scorer)),
         ("normals", f"{data.images} images of {printable(data.root)}, {data.unreadable} unreadable"),
         ("search", _search(manifest.gallery)),
+        ("precision", _precision(manifest.int8)),
         ("fingerprint", data.fingerprint),
         ("versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
         ("files", ", ".join(file.name for file in manifest.files.values())),
@@ -173,6 +174,12 @@ def _scorer(info: ScorerInfo) -> str:
     name = f"kmeans, {info.clusters} centroids" if info.name == "kmeans" else info.name
     neighbours = f", k = {info.k}" if info.name in ("knn", "kmeans", "samplewise") else ""
     return f"{name}{neighbours}, {info.metric} distance"
+
+
+def _precision(info: Int8Info | None) -> str:
+    if info is None:
+        return "32-bit float"
+    return f"8 bits: {info.speed:.1f} times as fast, Spearman {info.spearman:.3f}"
 
 
 def _search(info: GalleryInfo) -> str:

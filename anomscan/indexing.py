@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from anomscan.config import (
     BackboneInfo,
     DataInfo,
     GalleryInfo,
+    Int8Info,
     Manifest,
     MethodInfo,
     Preprocessing,
@@ -40,6 +41,7 @@ from anomscan.errors import InputError, NoImages, UsageError
 from anomscan.extractor import Extractor
 from anomscan.gallery import Gallery, Reduction
 from anomscan.images import Decoded, Source, decode_all, find, printable
+from anomscan.int8 import make_int8
 from anomscan.scorers import Scorer, load_scorer, make_scorer, parse_scorer
 
 
@@ -52,6 +54,7 @@ class Extraction:
     preprocessing: Preprocessing
     method: MethodInfo
     scorer: Scorer
+    int8: Int8Info | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,19 @@ def existing(folder: Path, stage: Path, scorer: str | None) -> Extraction:
         source = verified(folder, manifest, role)
         files[role] = stage / source.name
         shutil.copyfile(source, files[role])
-    return Extraction(files, manifest.backbone, manifest.preprocessing, manifest.method, learned)
+    return Extraction(
+        files, manifest.backbone, manifest.preprocessing, manifest.method, learned, manifest.int8
+    )
+
+
+def in_int8(extraction: Extraction, sources: list[Source], stage: Path, *, force: bool) -> Extraction:
+    """The same with an 8-bit extractor; raises Int8Differs and NoImages, see ``int8.make_int8``."""
+    if extraction.int8 is not None:
+        raise UsageError("the model's extractor has 8 bits already; leave --int8 out")
+    out = stage / "extractor-int8.onnx"
+    graph, metric = extraction.files[EXTRACTOR], extraction.scorer.info.metric
+    info = make_int8(graph, out, sources, extraction.preprocessing, metric, force=force)
+    return replace(extraction, files={**extraction.files, EXTRACTOR: out}, int8=info)
 
 
 def build(
@@ -144,6 +159,7 @@ def build(
         versions=_versions(),
         files={},
         gallery=GalleryInfo(gallery.kind, recall, str(reduction) if reduction else None, len(gallery)),
+        int8=extraction.int8,
     )
     staged = {**extraction.files, INDEX: index_file, NORMALS: normals_file, SCORER: scorer_file}
     return Fitted(commit(folder, staged, manifest), unreadable)

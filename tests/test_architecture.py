@@ -30,6 +30,7 @@ FLOORS = {
     "anomscan.bundle": 2,
     "anomscan.report": 2,
     "anomscan.adapt": 2,
+    "anomscan.int8": 2,
     "anomscan.indexing": 2,
     "anomscan.screening": 3,
     "anomscan.evaluation": 3,
