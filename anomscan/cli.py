@@ -45,7 +45,7 @@ class Format(StrEnum):
 
 
 class Device(StrEnum):
-    """Where training runs."""
+    """Where the network runs."""
 
     auto = "auto"
     cpu = "cpu"
@@ -188,6 +188,7 @@ def score(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Images worked on at a time (default: the cores)")
     ] = None,
+    device: Annotated[Device, typer.Option(help="Where the network runs.")] = Device.auto,
 ) -> None:
     """Rank images, most anomalous first. Unreadable files come last, with the reason, whatever --top."""
     from anomscan import console, report
@@ -199,7 +200,7 @@ def score(
     on_terminal = output is None and sys.stdout.isatty() and format_ is Format.csv
     with _text_output(output) as file, Ranking() as ranking:
         threads = threads or available_cores()
-        loaded = read_model(model, threads)
+        loaded = read_model(model, threads, device.value)
         with console.progress_bar() as progress:
             screen(_sources(paths, null), loaded, ranking, k=k, threads=threads, progress=progress)
         if on_terminal:

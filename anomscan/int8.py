@@ -16,7 +16,9 @@ from anomscan.images import Source, decode_all
 from anomscan.measures import spearman
 
 IMAGES = 400
-"""Normals that it is measured on, spread over all; every fourth calibrates it."""
+"""Normals that it is measured on, spread over all."""
+CALIBRATING = 100
+"""How many of those, spread again, it is calibrated on: more change little and take longer."""
 FEWEST = 10
 LEAST_SPEARMAN = 0.98
 """Smallest rank correlation with the scores of the float extractor that passes."""
@@ -58,7 +60,7 @@ def make_int8(
             f"few; it needs {FEWEST}"
         )
     batches = [np.stack(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)]
-    quantise(graph, out, batches[::4])
+    quantise(graph, out, batches[:: max(1, len(pixels) // CALIBRATING)])
     exact, exact_seconds = _timed(Extractor(graph, threads), batches)
     rounded, rounded_seconds = _timed(Extractor(out, threads), batches)
     info = Int8Info(
