@@ -53,6 +53,11 @@ session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProv
 pixels = numpy.zeros((1, 224, 224, 3), numpy.uint8)
 session.run(None, {session.get_inputs()[0].name: pixels})
 """
+PEAK = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""  # from a small process: a child starts with the peak of its parent
 Run = Callable[[], float]
 
 
@@ -237,10 +242,8 @@ def memory(scratch: Path, counts: list[int]) -> None:
     for count in counts:
         folder = photographs(scratch / f"small-{count}", count, (32, 32), "png", 100)
         command = [sys.executable, "-m", "anomscan", "score", folder, "--model", model, "-o", os.devnull]
-        running = subprocess.Popen(command)
-        _, status, usage = os.wait4(running.pid, 0)
-        running.returncode = os.waitstatus_to_exitcode(status)
-        peaks.append(usage.ru_maxrss / 1e3)
+        done = subprocess.run([sys.executable, "-c", PEAK, *command], check=True, capture_output=True)
+        peaks.append(int(done.stdout) / 1e3)
         print(f"{count} images: peak {peaks[-1]:.0f} MB, {peaks[-1] / peaks[0]:.2f} of the first", flush=True)
 
 
