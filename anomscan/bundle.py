@@ -76,8 +76,10 @@ def read_manifest(folder: Path) -> Manifest:
         raise ModelDamaged(f"{folder / MANIFEST} is not a manifest of anomscan") from error
 
 
-def read_model(folder: Path, threads: int) -> Model:
+def read_model(folder: Path, threads: int, device: str = "cpu") -> Model:
     """Load the model of ``folder`` for scoring; every file's checksum is verified.
+
+    ``threads`` and ``device`` are the extractor's.
 
     A writer may replace the model meanwhile and delete the files of the old one; then the new is read.
 
@@ -89,7 +91,7 @@ def read_model(folder: Path, threads: int) -> Model:
         try:
             return Model(
                 manifest=manifest,
-                extractor=Extractor(verified(folder, manifest, EXTRACTOR), threads),
+                extractor=Extractor(verified(folder, manifest, EXTRACTOR), threads, device),
                 gallery=Gallery.load(verified(folder, manifest, INDEX)),
                 scorer=load_scorer(manifest.scorer, verified(folder, manifest, SCORER)),
                 normals=json.loads(verified(folder, manifest, NORMALS).read_text(encoding="ascii")),

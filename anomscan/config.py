@@ -75,6 +75,27 @@ class ScorerInfo:
 
 
 @dataclass(frozen=True)
+class GalleryInfo:
+    """What is searched: see ``gallery``. ``vectors`` is their number; 0 is not recorded, by older versions.
+
+    ``recall_at_2`` is the share of the two nearest that the search found when it was built; 1 if exact.
+    """
+
+    index: str = "exact"
+    recall_at_2: float = 1.0
+    reduced: str | None = None
+    vectors: int = 0
+
+
+@dataclass(frozen=True)
+class Int8Info:
+    """An 8-bit extractor's speed over the float one's, and Spearman's correlation of their scores."""
+
+    speed: float
+    spearman: float
+
+
+@dataclass(frozen=True)
 class DataInfo:
     """The normals in the gallery: where they were, how many, and a fingerprint of their pixels.
 
@@ -109,6 +130,8 @@ class Manifest:
     versions: dict[str, str]
     files: dict[str, FileInfo]
     schema: int = SCHEMA
+    gallery: GalleryInfo = GalleryInfo()
+    int8: Int8Info | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as plain dictionaries and lists."""
@@ -131,4 +154,6 @@ class Manifest:
             versions=data["versions"],
             files={role: FileInfo(**file) for role, file in data["files"].items()},
             schema=data["schema"],
+            gallery=GalleryInfo(**data.get("gallery", {})),
+            int8=Int8Info(**data["int8"]) if data.get("int8") else None,
         )

@@ -1,6 +1,6 @@
 """What a person sees: progress, tables and messages, on standard error. The only printer.
 
-rich is imported only where something is drawn: a script that reads CSV from a pipe does not wait for it.
+What a function draws with is imported there: a script that reads CSV from a pipe does not wait for rich.
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from anomscan.config import Manifest, Progress, ScorerInfo
-from anomscan.images import printable
-from anomscan.report import Row
-
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from anomscan.config import GalleryInfo, Int8Info, Manifest, Progress, ScorerInfo
     from anomscan.evaluation import Evaluation
+    from anomscan.report import Row
 
 
 TABLE_ROWS = 50
@@ -68,6 +66,8 @@ def ranking_table(rows: Iterable[Row]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from anomscan.images import printable
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("rank", justify="right")
     table.add_column("score", justify="right")
@@ -76,7 +76,8 @@ def ranking_table(rows: Iterable[Row]) -> None:
     table.add_column("path", overflow="fold", min_width=min(longest, WIDEST_PATH))
     table.add_column("nearest normal, or error", overflow="fold")
     for row in shown:
-        note = Text(row.error, style="red") if row.error else _short(row.nearest_normal)
+        nearest = printable(os.path.basename(row.nearest_normal or ""))
+        note = Text(row.error, style="red") if row.error else nearest
         table.add_row(
             "" if row.rank is None else str(row.rank),
             "" if row.score is None else f"{row.score:.4f}",
@@ -86,14 +87,12 @@ def ranking_table(rows: Iterable[Row]) -> None:
     _print(table)
 
 
-def _short(path: str | None) -> str:
-    return printable(os.path.basename(path or ""))
-
-
 def model_table(manifest: Manifest, folder: str) -> None:
     """Draw what a model folder holds, on standard output."""
     from rich.table import Table
     from rich.text import Text
+
+    from anomscan.images import printable
 
     preprocessing, method, data = manifest.preprocessing, manifest.method, manifest.data
     settings = ", ".join(f"{name} {value}" for name, value in method.settings.items() if name != "steps")
@@ -117,6 +116,8 @@ def model_table(manifest: Manifest, folder: str) -> None:
         ),
         ("scorer", _scorer(manifest.scorer)),
         ("normals", f"{data.images} images of {printable(data.root)}, {data.unreadable} unreadable"),
+        ("search", _search(manifest.gallery)),
+        ("precision", _precision(manifest.int8)),
         ("fingerprint", data.fingerprint),
         ("versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
         ("files", ", ".join(file.name for file in manifest.files.values())),
@@ -173,6 +174,18 @@ def _scorer(info: ScorerInfo) -> str:
     name = f"kmeans, {info.clusters} centroids" if info.name == "kmeans" else info.name
     neighbours = f", k = {info.k}" if info.name in ("knn", "kmeans", "samplewise") else ""
     return f"{name}{neighbours}, {info.metric} distance"
+
+
+def _precision(info: Int8Info | None) -> str:
+    if info is None:
+        return "32-bit float"
+    return f"8 bits: {info.speed:.1f} times as fast, Spearman {info.spearman:.3f}"
+
+
+def _search(info: GalleryInfo) -> str:
+    reduced = f", reduced by {info.reduced}" if info.reduced else ""
+    recall = "" if info.index == "exact" else f", recall@2 {info.recall_at_2:.3f} when built"
+    return f"{info.index}{reduced}{recall}"
 
 
 def _print(table: Table) -> None:

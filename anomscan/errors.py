@@ -13,6 +13,7 @@ AnomscanError
 │   └── GalleryTooSmall    fewer normals than neighbours
 ├── WeightsUnavailable     no pretrained weights for a backbone
 ├── TrainingDiverged       the loss is no longer a number
+├── Int8Differs            an 8-bit extractor ranks images differently
 └── ParityError            an exported file does not reproduce the scores
 
 Every message is one sentence for the person at the keyboard; ``cli.main`` catches the tree once.
@@ -73,6 +74,10 @@ class WeightsUnavailable(AnomscanError):
 
 class TrainingDiverged(AnomscanError):
     """The loss is no longer a finite number; nothing was written."""
+
+
+class Int8Differs(AnomscanError):
+    """An 8-bit extractor ranks images differently from the float one; it was not written."""
 
 
 class ParityError(AnomscanError):

@@ -7,7 +7,8 @@ from pathlib import Path
 from anomscan.bundle import MANIFEST, staging
 from anomscan.config import MethodInfo, Progress, ScorerInfo
 from anomscan.errors import UsageError
-from anomscan.indexing import Fitted, build, existing, find_normals
+from anomscan.gallery import Reduction
+from anomscan.indexing import Fitted, build, existing, find_normals, in_int8
 from anomscan.options import AdaptOptions, BackboneChoice
 from anomscan.scorers import parse_scorer
 
@@ -29,6 +30,7 @@ def adapt(root: str, folder: Path, options: AdaptOptions, progress: Progress) ->
     if preset.objective is None and (options.steps is not None or options.time_budget is not None):
         raise UsageError(f"{options.method} does not train; leave --steps and --time-budget out")
     scorer = _method_scorer(options.method, preset.scorer, options.scorer)
+    reduction = _reduction(options.reduce, scorer.name)
     others = extractors.find_others(preset, options)
     sources = find_normals(root)
     with staging(folder) as stage:
@@ -40,22 +42,32 @@ def adapt(root: str, folder: Path, options: AdaptOptions, progress: Progress) ->
             extraction = extractors.pretrained(sources, stage, options.backbone, method, scorer, progress)
         else:
             extraction = extractors.adapted(sources, others, stage, options, scorer, progress)
-        return build(root, sources, folder, stage, extraction, progress)
+        return build(root, sources, folder, stage, extraction, progress, reduction)
 
 
 def index(
-    root: str, folder: Path, backbone: BackboneChoice | None, scorer: str | None, progress: Progress
+    root: str,
+    folder: Path,
+    backbone: BackboneChoice | None,
+    scorer: str | None,
+    progress: Progress,
+    reduce: str | None = None,
+    *,
+    int8: bool = False,
+    force: bool = False,
 ) -> Fitted:
     """Build the index of the images below ``root``.
 
     With ``backbone`` None the extractor of the model in ``folder`` is kept, adapted or not; where there
     is no model yet, or with a backbone, the pretrained features are taken as they are (DN2). With
-    ``scorer`` None an existing model's scorer is kept; else it is kNN.
+    ``scorer`` None an existing model's scorer is kept; else it is kNN. ``reduce`` is a
+    ``gallery.Reduction`` as on the command line; with None every normal is in the gallery. With ``int8``
+    the extractor becomes an 8-bit one; ``force`` takes it whatever it does to the scores.
 
     Raises:
         InputError: ``root`` does not exist or holds no readable image.
         ModelError: the model in ``folder`` cannot be used.
-        UsageError, WeightsUnavailable, OutputError: the old model stays.
+        UsageError, WeightsUnavailable, Int8Differs, OutputError: the old model stays.
     """
     sources = find_normals(root)
     with staging(folder) as stage:
@@ -68,7 +80,18 @@ def index(
             info = _method_scorer("none", "knn", scorer)
             choice, method = backbone or BackboneChoice(), MethodInfo("none", seed=0)
             extraction = extractors.pretrained(sources, stage, choice, method, info, progress)
-        return build(root, sources, folder, stage, extraction, progress)
+        if int8:
+            progress("reducing the extractor to 8 bits", 0, None, "")
+            extraction = in_int8(extraction, sources, stage, force=force)
+        reduction = _reduction(reduce, extraction.scorer.info.name)
+        return build(root, sources, folder, stage, extraction, progress, reduction)
+
+
+def _reduction(asked: str | None, scorer: str) -> Reduction | None:
+    reduction = Reduction.parse(asked) if asked else None
+    if reduction is not None and reduction.name == "kmeans" and scorer == "samplewise":
+        raise UsageError("the scorer samplewise cannot search among centroids; reduce with coreset:K")
+    return reduction
 
 
 def _method_scorer(method: str, own: str, asked: str | None) -> ScorerInfo:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -10,14 +12,27 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from anomscan.errors import GalleryTooSmall, ModelDamaged
+from anomscan.config import available_cores
+from anomscan.errors import GalleryTooSmall, ModelDamaged, UsageError
 from anomscan.extractor import Features
 
 Metric = Literal["cosine", "euclidean"]
 
+EXACT_UP_TO = 100_000
+"""Largest gallery that is searched exactly: at 1280 features a query of many costs 3 ms there."""
+RECALL = 0.95
+"""What an inexact gallery must find of the two nearest normals."""
+RECALL_QUERIES = 500
+_SCANNED = 64  # an inexact search looks at one in so many lists, or at more where the recall asks for it
+_POINTS_A_LIST = 32
+_BLOCK = 50_000
+_PROJECTION = 128
+
 
 class Gallery:
-    """Exact nearest-neighbour search, by cosine distance or by Euclidean distance.
+    """Nearest-neighbour search, by cosine distance or by Euclidean distance.
+
+    It is exact, or, as ``build_fast`` makes it for many normals, over 8-bit features in lists.
 
     Invariant: a vector of the gallery, searched again, finds itself at a distance of about 0.
     """
@@ -32,6 +47,52 @@ class Gallery:
         index = faiss.IndexFlatIP(dim) if metric == "cosine" else faiss.IndexFlatL2(dim)
         index.add(np.ascontiguousarray(features))
         return cls(index)
+
+    @classmethod
+    def build_fast(cls, features: Features, metric: Metric, seed: int) -> tuple[Gallery, float]:
+        """A gallery that is searched exactly up to ``EXACT_UP_TO`` features, and in lists beyond.
+
+        There are 4 sqrt(n) lists of features that lie together (IVF; Jegou et al. 2011), each component in
+        8 bits, and only those next to the query are looked at: as many as it takes to find ``RECALL`` of the
+        neighbours. Where even most lists do not find them, 8 bits are too few and the search is exact.
+
+        Args:
+            features: (n, D) float32; for the cosine their rows have norm 1.
+            metric: what is near.
+            seed: of the k-means that makes the lists.
+
+        Returns:
+            The gallery, and the measured share of two nearest *other* normals that a normal finds.
+        """
+        if len(features) <= EXACT_UP_TO:
+            return cls.build(features, metric), 1.0
+        faiss.omp_set_num_threads(available_cores())
+        count, dim = features.shape
+        lists = round(4 * count**0.5)
+        cosine = metric == "cosine"
+        code = faiss.METRIC_INNER_PRODUCT if cosine else faiss.METRIC_L2
+        coarse = faiss.IndexFlat(dim, code)
+        bits = faiss.ScalarQuantizer.QT_8bit
+        index = faiss.IndexIVFScalarQuantizer(coarse, dim, lists, bits, code, False)
+        index.cp.seed, index.cp.niter, index.cp.spherical = seed, 10, cosine
+        index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 1, _POINTS_A_LIST
+        order = np.random.default_rng(seed).permutation(count)
+        index.train(features[order[: _POINTS_A_LIST * lists]])
+        for start in range(0, count, _BLOCK):
+            index.add(features[start : start + _BLOCK])
+        gallery = cls(index)
+        queries = features[order[-RECALL_QUERIES:]]
+        _, exact = faiss.knn(queries, features, 3)
+        limit = _squared_distances(queries, features, exact).max(axis=1, keepdims=True)
+        index.nprobe = max(1, lists // _SCANNED)
+        while index.nprobe <= lists:
+            _, found = gallery.search(queries, 3)
+            near = (_squared_distances(queries, features, found) <= limit) & (found >= 0)
+            recall = float(np.mean(near.sum(axis=1) - 1) / 2)  # a normal's first neighbour is itself
+            if recall >= RECALL:
+                return gallery, recall
+            index.nprobe *= 2
+        return cls.build(features, metric), 1.0
 
     @classmethod
     def load(cls, path: Path) -> Gallery:
@@ -49,12 +110,25 @@ class Gallery:
         return int(self._index.ntotal)
 
     @property
+    def kind(self) -> str:
+        """How it is searched, for the record."""
+        if self.exact:
+            return "exact"
+        lists = faiss.extract_index_ivf(self._index)
+        return f"IVF, {lists.nprobe} of {lists.nlist} lists, 8-bit features"
+
+    @property
+    def exact(self) -> bool:
+        """Whether the search finds the very nearest, in the features as they were added."""
+        return isinstance(self._index, faiss.IndexFlat)
+
+    @property
     def dim(self) -> int:
         """Length of a feature vector."""
         return int(self._index.d)
 
     def vectors(self) -> Features:
-        """The features in the order in which they were added, (n, D) float32."""
+        """The features in the order in which they were added, (n, D) float32; of 8 bits where not exact."""
         vectors: Features = self._index.reconstruct_n(0, len(self))
         return vectors
 
@@ -77,10 +151,53 @@ class Gallery:
                 f"the gallery holds {len(self)} normal image{'s' * (len(self) != 1)}, "
                 f"too few for {k} neighbours; the largest possible --k is {len(self)}"
             )
+        faiss.omp_set_num_threads(1)  # of this thread: the other cores are at work on the next images
         values, neighbours = self._index.search(np.ascontiguousarray(queries), k)
         if self._index.metric_type == faiss.METRIC_INNER_PRODUCT:
             return np.clip(1.0 - values, 0.0, 2.0), neighbours
         return np.sqrt(np.maximum(values, 0.0)), neighbours
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """How many normals become a small gallery: ``kmeans`` centroids, or a ``coreset`` of the normals."""
+
+    name: str
+    size: int
+
+    @classmethod
+    def parse(cls, text: str) -> Reduction:
+        """From ``kmeans:K`` or ``coreset:K``; raises UsageError."""
+        match = re.fullmatch(r"(kmeans|coreset):([1-9]\d*)", text)
+        if match is None:
+            raise UsageError(f"there is no reduction called {text!r}; choose kmeans:K or coreset:K")
+        return cls(match[1], int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.size}"
+
+    def apply(self, features: Features, metric: Metric, seed: int) -> tuple[Features, NDArray[np.int64]]:
+        """The reduced features, (size, D), and the row of the normal that each stands for, (size,) int64.
+
+        A centroid, scaled to norm 1 for the cosine, stands for the normal nearest to it.
+
+        Raises:
+            GalleryTooSmall: fewer features than ``size``.
+        """
+        if self.name == "coreset":
+            rows = coreset(features, self.size, seed)
+            return features[rows], rows
+        centroids = kmeans(features, self.size, seed)
+        if metric == "cosine":
+            centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
+        _, nearest = faiss.knn(centroids, features, 1)
+        return centroids, nearest[:, 0]
+
+
+def _squared_distances(queries: Features, features: Features, rows: NDArray[np.int64]) -> Features:
+    """(q, k): squared Euclidean distance of each query to its rows of ``features``."""
+    distances: Features = np.square(features[rows] - queries[:, None]).sum(axis=2)
+    return distances
 
 
 def kmeans(features: Features, clusters: int, seed: int) -> Features:
@@ -96,8 +213,43 @@ def kmeans(features: Features, clusters: int, seed: int) -> Features:
     """
     if clusters > len(features):
         raise GalleryTooSmall(f"{len(features)} normals are too few for {clusters} clusters")
+    faiss.omp_set_num_threads(available_cores())
     clustering = faiss.Kmeans(
         features.shape[1], clusters, niter=25, seed=seed, min_points_per_centroid=1, verbose=False
     )
     clustering.train(np.ascontiguousarray(features))
     return np.asarray(clustering.centroids, np.float32)
+
+
+def coreset(features: Features, size: int, seed: int) -> NDArray[np.int64]:
+    """Rows of ``features`` that cover the others: each is the farthest from those before it.
+
+    Greedy k-center (PatchCore, alg. 1): no feature is farther from the nearest row than twice the best
+    possible. As there, distances are taken in a random projection to ``_PROJECTION`` dimensions.
+
+    Args:
+        features: (n, D) float32.
+        size: of the coreset, at most n.
+        seed: of the projection and of the first row.
+
+    Returns:
+        (size,) int64, in the order in which they were chosen.
+
+    Raises:
+        GalleryTooSmall: a larger coreset than there are rows.
+    """
+    if size > len(features):
+        raise GalleryTooSmall(f"{len(features)} normals are too few for a coreset of {size}")
+    generator = np.random.default_rng(seed)
+    if features.shape[1] > _PROJECTION:
+        features = features @ generator.standard_normal((features.shape[1], _PROJECTION), np.float32)
+    chosen = np.empty(size, np.int64)
+    squares = np.square(features).sum(axis=1)
+    nearest = np.full(len(features), np.inf, np.float32)
+    row = int(generator.integers(len(features)))
+    for i in range(size):
+        chosen[i] = row
+        np.minimum(nearest, squares + squares[row] - 2 * (features @ features[row]), out=nearest)
+        nearest[row] = -np.inf
+        row = int(nearest.argmax())
+    return chosen

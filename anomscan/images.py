@@ -16,11 +16,8 @@ import os
 import stat
 import struct
 import zlib
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +25,7 @@ from PIL import Image, ImageOps
 
 from anomscan.config import Preprocessing
 from anomscan.errors import InputError, UnreadableImage
+from anomscan.pipeline import in_order
 
 Pixels = NDArray[np.uint8]
 
@@ -37,6 +35,8 @@ SUFFIXES = frozenset(
 )
 MAX_PIXELS = 500_000_000
 """An image of more pixels than this is refused before it is decoded."""
+LOOK_AHEAD = 16
+"""Images a thread that wait, decoded, for whoever consumes them."""
 
 Image.MAX_IMAGE_PIXELS = None  # the limit above is checked instead, with a reason in the row
 
@@ -110,16 +110,25 @@ def _walk(folder: str, entered: set[tuple[int, int]]) -> Iterator[Source]:
         if (status.st_dev, status.st_ino) in entered:
             return
         entered.add((status.st_dev, status.st_ino))
-        with os.scandir(folder) as listing:
-            entries = sorted(listing, key=lambda entry: os.fsencode(entry.name))
+        folders: set[bytes] = set()
+        names: list[bytes] = []  # and not the entries, which take five times the memory
+        with os.scandir(os.fsencode(folder)) as listing:
+            for entry in listing:
+                if entry.is_dir():
+                    folders.add(entry.name)
+                elif os.path.splitext(os.fsdecode(entry.name))[1].lower() not in SUFFIXES:
+                    continue
+                names.append(entry.name)
     except OSError as error:
         yield Source(folder, _reason(error))
         return
-    for entry in entries:
-        if entry.is_dir():
-            yield from _walk(entry.path, entered)
-        elif Path(entry.name).suffix.lower() in SUFFIXES:
-            yield Source(entry.path)
+    names.sort()
+    for name in names:
+        path = os.path.join(folder, os.fsdecode(name))
+        if name in folders:
+            yield from _walk(path, entered)
+        else:
+            yield Source(path)
 
 
 def decode(path: str, preprocessing: Preprocessing) -> Pixels:
@@ -167,11 +176,7 @@ def _reason(error: BaseException) -> str:
 
 
 def decode_all(sources: Iterable[Source], preprocessing: Preprocessing, threads: int) -> Iterator[Decoded]:
-    """Decode ``sources`` in order, at most a few images ahead of whoever consumes them.
-
-    Pillow releases the interpreter lock while it decodes, so the threads overlap with each other and
-    with the consumer. Memory is bounded by the look-ahead, whatever the number of images.
-    """
+    """Decode ``sources`` in order, at most ``LOOK_AHEAD`` images a thread ahead of whoever consumes them."""
 
     def one(source: Source) -> Decoded:
         if source.error is not None:
@@ -181,19 +186,7 @@ def decode_all(sources: Iterable[Source], preprocessing: Preprocessing, threads:
         except UnreadableImage as error:
             return Decoded(source.path, None, str(error))
 
-    look_ahead = 16 * threads
-    waiting: deque[Future[Decoded]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        try:
-            for source in sources:
-                waiting.append(pool.submit(one, source))
-                if len(waiting) > look_ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+    return in_order(one, sources, threads, LOOK_AHEAD * threads)
 
 
 def printable(path: str) -> str:

@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,8 @@ from anomscan.bundle import (
 from anomscan.config import (
     BackboneInfo,
     DataInfo,
+    GalleryInfo,
+    Int8Info,
     Manifest,
     MethodInfo,
     Preprocessing,
@@ -36,9 +38,10 @@ from anomscan.config import (
     available_cores,
 )
 from anomscan.errors import InputError, NoImages, UsageError
-from anomscan.extractor import Extractor, Features
-from anomscan.gallery import Gallery
+from anomscan.extractor import Extractor
+from anomscan.gallery import Gallery, Reduction
 from anomscan.images import Decoded, Source, decode_all, find, printable
+from anomscan.int8 import make_int8
 from anomscan.scorers import Scorer, load_scorer, make_scorer, parse_scorer
 
 
@@ -51,6 +54,7 @@ class Extraction:
     preprocessing: Preprocessing
     method: MethodInfo
     scorer: Scorer
+    int8: Int8Info | None = None
 
 
 @dataclass(frozen=True)
@@ -85,18 +89,36 @@ def existing(folder: Path, stage: Path, scorer: str | None) -> Extraction:
         source = verified(folder, manifest, role)
         files[role] = stage / source.name
         shutil.copyfile(source, files[role])
-    return Extraction(files, manifest.backbone, manifest.preprocessing, manifest.method, learned)
+    return Extraction(
+        files, manifest.backbone, manifest.preprocessing, manifest.method, learned, manifest.int8
+    )
+
+
+def in_int8(extraction: Extraction, sources: list[Source], stage: Path, *, force: bool) -> Extraction:
+    """The same with an 8-bit extractor; raises Int8Differs and NoImages, see ``int8.make_int8``."""
+    if extraction.int8 is not None:
+        raise UsageError("the model's extractor has 8 bits already; leave --int8 out")
+    out = stage / "extractor-int8.onnx"
+    graph, metric = extraction.files[EXTRACTOR], extraction.scorer.info.metric
+    info = make_int8(graph, out, sources, extraction.preprocessing, metric, force=force)
+    return replace(extraction, files={**extraction.files, EXTRACTOR: out}, int8=info)
 
 
 def build(
-    root: str, sources: list[Source], folder: Path, stage: Path, extraction: Extraction, progress: Progress
+    root: str,
+    sources: list[Source],
+    folder: Path,
+    stage: Path,
+    extraction: Extraction,
+    progress: Progress,
+    reduction: Reduction | None = None,
 ) -> Fitted:
     """Embed the normals with the staged graph, build the gallery and commit everything."""
     extractor = Extractor(extraction.files[EXTRACTOR], available_cores())
     images = counted(
         "embedding the normals", decoded(sources, extraction.preprocessing), len(sources), progress
     )
-    features: list[Features] = []
+    vectors = np.empty((0, 0), np.float32)
     normals: list[str] = []
     unreadable: list[Decoded] = []
     fingerprint = hashlib.sha256()
@@ -104,20 +126,27 @@ def build(
         if batch[0].pixels is None:
             unreadable.extend(batch)
             continue
-        features.append(embedded)
+        if not normals:  # one array from the start: a million features do not fit twice
+            vectors = np.empty((len(sources), embedded.shape[1]), np.float32)
+        vectors[len(normals) : len(normals) + len(batch)] = embedded
         for image in batch:
             normals.append(os.path.abspath(image.path))
             fingerprint.update(os.fsencode(os.path.relpath(image.path, root)))
             fingerprint.update(image.pixels.tobytes() if image.pixels is not None else b"")
-    if not features:
+    if not normals:
         raise InputError(f"none of the {len(sources)} normal images can be read")
-    scorer, vectors = extraction.scorer, np.concatenate(features)
-    gallery = Gallery.build(vectors, scorer.info.metric)
-    scorer.fit(vectors, extraction.method.seed)
+    scorer, vectors, seed = extraction.scorer, vectors[: len(normals)], extraction.method.seed
+    scorer.fit(vectors, seed)
+    searched, images_of = vectors, normals
+    if reduction is not None:
+        searched, rows = reduction.apply(vectors, scorer.info.metric, seed)
+        images_of = [normals[row] for row in rows]
+    progress("building the gallery", 0, None, "")
+    gallery, recall = Gallery.build_fast(searched, scorer.info.metric, seed)
     scorer.score(vectors[:1], gallery, scorer.info.k)
     index_file, normals_file, scorer_file = stage / "index", stage / "normals", stage / "scorer.npz"
     gallery.save(index_file)
-    write_normals(normals_file, normals)
+    write_normals(normals_file, images_of)
     scorer.save(scorer_file)
     manifest = Manifest(
         anomscan=anomscan.__version__,
@@ -129,6 +158,8 @@ def build(
         data=DataInfo(os.path.abspath(root), len(normals), len(unreadable), fingerprint.hexdigest()),
         versions=_versions(),
         files={},
+        gallery=GalleryInfo(gallery.kind, recall, str(reduction) if reduction else None, len(gallery)),
+        int8=extraction.int8,
     )
     staged = {**extraction.files, INDEX: index_file, NORMALS: normals_file, SCORER: scorer_file}
     return Fitted(commit(folder, staged, manifest), unreadable)

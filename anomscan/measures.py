@@ -71,6 +71,27 @@ def fpr_at_tpr(scores: Floats, anomalous: Labels, tpr: float = TARGET_TPR) -> fl
     return float(_fpr_at(*count_by_score(scores, anomalous), tpr))
 
 
+def spearman(a: Floats, b: Floats) -> float:
+    """Rank correlation: Pearson's of the ranks, equal values having the mean of theirs.
+
+    Args:
+        a: (n,).
+        b: (n,).
+
+    Returns:
+        The correlation, in [-1, 1]; 1 where both are constant, 0 where one is.
+    """
+    x, y = _centred_ranks(a), _centred_ranks(b)
+    norms = float(np.linalg.norm(x) * np.linalg.norm(y))
+    return float(x @ y) / norms if norms else float(not x.any() and not y.any())
+
+
+def _centred_ranks(values: Floats) -> NDArray[np.float64]:
+    _, groups, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: NDArray[np.float64] = np.cumsum(counts) - (counts - 1) / 2 - (len(values) + 1) / 2
+    return ranks[groups]
+
+
 def count_by_score(scores: Floats, anomalous: Labels) -> tuple[Counts, Counts]:
     """How many images have each distinct score.
 

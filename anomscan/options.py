@@ -23,7 +23,7 @@ class AdaptOptions:
 
     ``outliers`` and ``reference`` are folders that some methods need. ``scorer`` and ``steps`` None take
     the method's; ``time_budget`` is in seconds of training; ``memory`` is what the cached activations
-    may take, in bytes, before they go to a memory-mapped file.
+    may take, in bytes, before they go to a memory-mapped file; ``reduce`` is a ``gallery.Reduction``.
     """
 
     method: str = "auto"
@@ -36,3 +36,4 @@ class AdaptOptions:
     seed: int = 0
     device: str = "auto"
     memory: float = 2e9
+    reduce: str | None = None

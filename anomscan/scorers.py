@@ -64,6 +64,12 @@ class Scorer(ABC):
     def score(self, features: Features, gallery: Gallery, k: int) -> Features:
         """The scores, (n,) float32, larger is more anomalous, of (n, D) features."""
 
+    def score_and_nearest(
+        self, features: Features, gallery: Gallery, k: int
+    ) -> tuple[Features, NDArray[np.int64]]:
+        """The same, and the position of the nearest normal, (n,), by a search for it."""
+        return self.score(features, gallery, k), gallery.search(features, 1)[1][:, 0]
+
     def save(self, path: Path) -> None:
         """Write the state to an ``.npz`` file."""
         np.savez(path, **self.state)  # type: ignore[arg-type]
@@ -80,6 +86,13 @@ class Knn(Scorer):
     def score(self, features: Features, gallery: Gallery, k: int) -> Features:
         """See ``knn_score``."""
         return knn_score(gallery.search(features, k)[0])
+
+    def score_and_nearest(
+        self, features: Features, gallery: Gallery, k: int
+    ) -> tuple[Features, NDArray[np.int64]]:
+        """Both from the same neighbours."""
+        distances, neighbours = gallery.search(features, k)
+        return knn_score(distances), neighbours[:, 0]
 
 
 class Centroids(Scorer):

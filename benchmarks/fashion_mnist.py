@@ -22,7 +22,7 @@ from anomscan.config import available_cores
 from anomscan.errors import ModelNotFound
 from anomscan.extractor import Features
 from anomscan.fitting import index
-from anomscan.gallery import Gallery
+from anomscan.gallery import Gallery, Reduction
 from anomscan.images import decode_all, find
 from anomscan.measures import auroc
 from anomscan.options import BackboneChoice
@@ -62,6 +62,9 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--k", type=int, default=2)
     parser.add_argument("--normals", type=int, help="normals a class, the first in order [all]")
+    parser.add_argument(
+        "--centroids", type=int, nargs="+", default=[], metavar="K", help="further rows: K k-means centroids"
+    )
     parser.add_argument("--size", type=int, help="side of the input in pixels [the backbone's]")
     arguments = parser.parse_args()
 
@@ -70,20 +73,22 @@ def main() -> None:
     trained = np.array([Path(path).parent.name for path in model.normals])
     queries, labels = embedded(model, arguments.root / "test")
     tested = np.array(labels)
-    areas = {}
-    for normal in sorted(set(labels)):
-        gallery = Gallery.build(vectors[trained == normal][: arguments.normals])
-        distances, _ = gallery.search(queries, arguments.k)
-        areas[normal] = 100 * auroc(knn_score(distances), tested != normal)
+    rows = []
+    for reduction in (None, *(Reduction("kmeans", clusters) for clusters in arguments.centroids)):
+        areas = {}
+        for normal in sorted(set(labels)):
+            features = vectors[trained == normal][: arguments.normals]
+            if reduction is not None:
+                features, _ = reduction.apply(features, "cosine", seed=0)
+            distances, _ = Gallery.build(features).search(queries, arguments.k)
+            areas[normal] = 100 * auroc(knn_score(distances), tested != normal)
+        name = str(reduction or arguments.normals or "all")
+        rows.append([name, *(f"{a:.1f}" for a in areas.values()), f"{np.mean(list(areas.values())):.2f}"])
 
     print("| " + " | ".join(["normals a class", *areas, "mean"]) + " |")
     print("|---" * (len(areas) + 2) + "|")
-    cells = [
-        arguments.normals or "all",
-        *(f"{a:.1f}" for a in areas.values()),
-        f"{np.mean(list(areas.values())):.2f}",
-    ]
-    print("| " + " | ".join(map(str, cells)) + " |")
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
     versions = ", ".join(f"{name} {version}" for name, version in model.manifest.versions.items())
     manifest = model.manifest
     print(

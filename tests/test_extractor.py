@@ -3,10 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from anomscan.bundle import Model
-from anomscan.errors import ModelDamaged
+from anomscan.errors import ModelDamaged, UsageError
 from anomscan.extractor import BATCH, Extractor
 from anomscan.images import Decoded, decode
 from tests.conftest import draw
@@ -57,3 +59,22 @@ def test_what_is_no_graph_is_a_damaged_model(tmp_path: Path) -> None:
     for graph in (tmp_path / "x.onnx", b"nonsense"):
         with pytest.raises(ModelDamaged, match="cannot load the extractor"):
             Extractor(graph, threads=1)
+
+
+def test_cuda_is_taken_where_there_is_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = b"nonsense"
+    with pytest.raises(UsageError, match="no CUDA"):
+        Extractor(graph, threads=1, device="cuda")
+    asked = []
+
+    def session(*_: object, providers: list[object]) -> None:
+        asked.append([p[0] if isinstance(p, tuple) else p for p in providers])
+        raise ort_errors.Fail
+
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
+    for device in ("auto", "cuda", "cpu"):
+        with pytest.raises(ModelDamaged):
+            Extractor(graph, 1, device)
+    assert asked == [both, both, both[1:]]

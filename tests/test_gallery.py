@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from anomscan import gallery as gallery_module
 from anomscan.errors import GalleryTooSmall, ModelDamaged
 from anomscan.extractor import Features
-from anomscan.gallery import Gallery
+from anomscan.gallery import RECALL, Gallery, Metric, coreset
 
 
 def unit(rows: int, seed: int = 0) -> Features:
@@ -48,3 +49,41 @@ def test_what_is_no_index_is_a_damaged_model(tmp_path: Path) -> None:
     (tmp_path / "g.faiss").write_bytes(b"nonsense")
     with pytest.raises(ModelDamaged, match=r"g\.faiss"):
         Gallery.load(tmp_path / "g.faiss")
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_many_normals_are_searched_in_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: Metric
+) -> None:
+    features, queries = unit(3000), unit(200, seed=5)
+    assert Gallery.build_fast(features, metric, seed=0)[0].kind == "exact"
+    monkeypatch.setattr(gallery_module, "EXACT_UP_TO", 1000)
+    gallery, recall = Gallery.build_fast(features, metric, seed=0)
+    assert RECALL <= recall <= 1
+    assert gallery.kind.startswith("IVF")
+    gallery.save(tmp_path / "g.faiss")
+    loaded = Gallery.load(tmp_path / "g.faiss")
+    assert (loaded.kind, len(loaded), loaded.exact) == (gallery.kind, 3000, False)
+    exact, rows = Gallery.build(features, metric).search(queries, 2)
+    distances, found = loaded.search(queries, 2)
+    assert np.abs(distances - exact).mean() < 0.01
+    assert np.mean([len({*a} & {*b}) / 2 for a, b in zip(rows, found, strict=True)]) > RECALL - 0.05
+    assert np.abs(loaded.vectors() - features).max() < 0.01
+
+
+def test_where_lists_find_too_little_the_search_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gallery_module, "EXACT_UP_TO", 100)
+    crowded = unit(1, seed=1) + 1e-4 * unit(300)
+    crowded[:150] *= -1
+    assert Gallery.build_fast(crowded, "euclidean", seed=0)[0].exact
+
+
+def test_a_coreset_covers_what_a_random_choice_leaves_out() -> None:
+    crowd, loner = unit(400), -10 * unit(1, seed=9)
+    features = np.concatenate([crowd, loner])
+    chosen = coreset(features, 5, seed=0)
+    assert len(set(chosen.tolist())) == 5
+    assert 400 in chosen[:2]
+    assert sorted(coreset(features, 401, seed=0).tolist()) == list(range(401))
+    with pytest.raises(GalleryTooSmall, match="too few for a coreset of 402"):
+        coreset(features, 402, seed=0)

@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from anomscan.bundle import EXTRACTOR, read_manifest
-from anomscan.errors import UsageError
+from anomscan import gallery
+from anomscan.bundle import EXTRACTOR, read_manifest, read_model
+from anomscan.config import GalleryInfo
+from anomscan.errors import GalleryTooSmall, UsageError
+from anomscan.exporting import export
 from anomscan.fitting import index
+from anomscan.gallery import RECALL
 from anomscan.scorers import parse_scorer
 from tests.conftest import Fit, draw, silent
 
@@ -58,3 +62,40 @@ def test_unreadable_normals_are_reported_and_left_out(
     fitted = fit(tmp_path / "normals", tmp_path / "m", method=method, steps=None if method == "none" else 1)
     assert [Path(image.path).name for image in fitted.unreadable] == ["00.png"]
     assert (fitted.manifest.data.images, fitted.manifest.data.unreadable) == (19, 1)
+
+
+@pytest.mark.parametrize("how", ["kmeans:4", "coreset:4"])
+def test_a_reduced_gallery_still_names_normals_and_exports(
+    model_folder: Path, normal_folder: Path, tmp_path: Path, how: str
+) -> None:
+    folder = Path(shutil.copytree(model_folder, tmp_path / "m"))
+    manifest = index(str(normal_folder), folder, None, None, silent, how).manifest
+    assert (manifest.data.images, manifest.gallery) == (20, GalleryInfo("exact", 1.0, how, 4))
+    model = read_model(folder, threads=1)
+    assert len(model.gallery) == len(model.normals) == 4
+    assert {Path(path).parent for path in model.normals} == {normal_folder}
+    assert export(folder, tmp_path / "x.onnx", [], silent) < 1e-4
+
+
+def test_a_large_gallery_is_searched_in_lists_and_says_so(
+    model_folder: Path, normal_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gallery, "EXACT_UP_TO", 10)
+    folder = Path(shutil.copytree(model_folder, tmp_path / "m"))
+    info = index(str(normal_folder), folder, None, None, silent).manifest.gallery
+    assert info.index.startswith("IVF")
+    assert RECALL <= info.recall_at_2 <= 1
+    assert read_manifest(folder).gallery == info
+    assert export(folder, tmp_path / "x.onnx", [], silent) < 1e-4
+
+
+def test_a_reduction_that_does_not_exist_or_is_too_large(
+    model_folder: Path, normal_folder: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(model_folder, tmp_path / "m"))
+    with pytest.raises(UsageError, match="choose kmeans:K or coreset:K"):
+        index(str(normal_folder), folder, None, None, silent, "pca:3")
+    for how in ("kmeans:21", "coreset:21"):
+        with pytest.raises(GalleryTooSmall, match="too few for"):
+            index(str(normal_folder), folder, None, None, silent, how)
+    assert read_manifest(folder) == read_manifest(model_folder)

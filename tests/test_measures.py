@@ -13,6 +13,7 @@ from anomscan.measures import (
     bootstrap_intervals,
     count_by_score,
     fpr_at_tpr,
+    spearman,
 )
 
 LABELS = np.array([False, False, True, True])
@@ -107,3 +108,13 @@ def test_the_bootstrap_does_not_grow_in_memory() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 60_000_000  # all resamples at once: 33,000 x 400 numbers, several times
+
+
+def test_spearman_sees_ranks_only_and_halves_ties() -> None:
+    values = np.array([3.0, 1.0, 2.0, 5.0])
+    assert spearman(values, np.exp(values)) == pytest.approx(1)
+    assert spearman(values, -values) == pytest.approx(-1)
+    tied = np.array([1.0, 1.0, 2.0, 3.0])  # ranks 1.5, 1.5, 3, 4
+    assert spearman(tied, np.array([1.0, 2.0, 3.0, 4.0])) == pytest.approx(4.5 / np.sqrt(4.5 * 5))
+    assert spearman(np.zeros(3), np.ones(3)) == 1
+    assert spearman(np.zeros(3), np.arange(3.0)) == 0

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anomscan.bundle import Model
-from anomscan.errors import GalleryTooSmall, NoImages
-from anomscan.images import Source, find
+from anomscan.bundle import Model, read_model
+from anomscan.errors import GalleryTooSmall, NoImages, UnreadableImage
+from anomscan.images import Source, decode, find
 from anomscan.report import Row
 from anomscan.screening import Ranking, score
-from tests.conftest import draw
+from tests.conftest import draw, silent
 
 
 def ranked(model: Model, *paths: str | Path, k: int | None = None, top: int | None = None) -> list[Row]:
@@ -113,3 +113,30 @@ def test_a_source_with_an_error_is_a_row(model: Model) -> None:
     with Ranking() as ranking:
         score([Source("x", "denied")], model, ranking, k=None, threads=1, progress=lambda *_: None)
         assert list(ranking.rows()) == [Row(None, "x", None, error="denied")]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_fast_and_plain_paths_agree(model: Model, incoming: Path, threads: int) -> None:
+    """One image at a time, by hand, against the pipeline."""
+    plain = {}
+    for source in find([str(incoming)]):
+        try:
+            pixels = decode(source.path, model.manifest.preprocessing)
+        except UnreadableImage:
+            continue
+        cosines = np.sort(model.gallery.vectors() @ model.extractor.run(pixels[None])[0])
+        plain[source.path] = float(np.sum(1 - cosines[-2:]))
+    with Ranking() as ranking:
+        score(find([str(incoming)]), model, ranking, k=2, threads=threads, progress=silent)
+        fast = {row.path: row.score for row in ranking.rows() if row.score is not None}
+    assert fast == pytest.approx(plain, abs=1e-5)
+
+
+def test_rows_do_not_depend_on_the_threads(model_folder: Path, incoming: Path) -> None:
+    found = []
+    for threads in (1, 2, 5):
+        loaded = read_model(model_folder, threads)
+        with Ranking() as ranking:
+            score(find([str(incoming)]), loaded, ranking, k=None, threads=threads, progress=silent)
+            found.append(list(ranking.rows()))
+    assert found[0] == found[1] == found[2]

@@ -89,7 +89,6 @@ def cache_activations(
             continue
         pixels = np.stack([image.pixels for image in batch if image.pixels is not None])
         cache = cache or ActivationCache(1 + len(views), capacity, activations.shape[1:], memory)
-        cache.append(
-            [image.path for image in batch], [activations, *(trunk.run(view(pixels)) for view in views)]
-        )
+        further = trunk.run_all(view(pixels) for view in views)
+        cache.append([image.path for image in batch], [activations, *further])
     return cache

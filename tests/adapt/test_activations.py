@@ -15,7 +15,7 @@ class MeanTrunk(Extractor):
     """Stands in for a graph: an image's mean, per channel."""
 
     def __init__(self) -> None:
-        pass
+        self._threads = 2
 
     def run(self, pixels: Pixels) -> Features:
         return pixels.mean(axis=(1, 2), dtype=np.float32)

@@ -1,0 +1,87 @@
+"""An 8-bit extractor instead of a float one, where the scores stay what they were."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from anomscan.config import Int8Info, Preprocessing, available_cores
+from anomscan.errors import Int8Differs, NoImages
+from anomscan.extractor import BATCH, Extractor, Features, quantise
+from anomscan.gallery import Gallery, Metric
+from anomscan.images import Source, decode_all
+from anomscan.measures import spearman
+
+IMAGES = 400
+"""Normals that it is measured on, spread over all."""
+CALIBRATING = 100
+"""How many of those, spread again, it is calibrated on: more change little and take longer."""
+FEWEST = 10
+LEAST_SPEARMAN = 0.98
+"""Smallest rank correlation with the scores of the float extractor that passes."""
+
+
+def make_int8(
+    graph: Path,
+    out: Path,
+    normals: list[Source],
+    preprocessing: Preprocessing,
+    metric: Metric,
+    *,
+    force: bool,
+) -> Int8Info:
+    """Write an 8-bit version of ``graph`` to ``out`` and measure what it costs and gains.
+
+    Both extractors score every normal by its k = 2 nearest *other* normals; the ranks are compared. That is
+    harder than with anomalies among them, whose scores lie farther apart.
+
+    Args:
+        graph: the float extractor.
+        out: the file to write.
+        normals: images to calibrate and measure with.
+        preprocessing: the extractor's.
+        metric: of the distances.
+        force: write it whatever the correlation.
+
+    Raises:
+        Int8Differs: the correlation is below ``LEAST_SPEARMAN``.
+        NoImages: fewer than ``FEWEST`` of the normals can be read.
+    """
+    threads = available_cores()
+    spread = np.linspace(0, len(normals) - 1, min(IMAGES, len(normals))).astype(int)
+    images = decode_all((normals[i] for i in spread), preprocessing, threads)
+    pixels = [image.pixels for image in images if image.pixels is not None]
+    if len(pixels) < FEWEST:
+        raise NoImages(
+            f"an 8-bit extractor is calibrated on normal images, and {len(pixels)} that can be read are too "
+            f"few; it needs {FEWEST}"
+        )
+    batches = [np.stack(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)]
+    quantise(graph, out, batches[:: max(1, len(pixels) // CALIBRATING)])
+    exact, exact_seconds = _timed(Extractor(graph, threads), batches)
+    rounded, rounded_seconds = _timed(Extractor(out, threads), batches)
+    info = Int8Info(
+        speed=exact_seconds / rounded_seconds,
+        spearman=spearman(_scores(exact, metric), _scores(rounded, metric)),
+    )
+    if info.spearman < LEAST_SPEARMAN and not force:
+        raise Int8Differs(
+            f"the 8-bit extractor ranks normal images differently (Spearman {info.spearman:.3f}, below "
+            f"{LEAST_SPEARMAN}), so it was not written; --force writes it nevertheless"
+        )
+    return info
+
+
+def _timed(extractor: Extractor, batches: Iterable[np.ndarray]) -> tuple[Features, float]:
+    began = time.perf_counter()
+    features = np.concatenate(list(extractor.run_all(batches)))
+    return features, time.perf_counter() - began
+
+
+def _scores(features: Features, metric: Metric) -> Features:
+    distances, _ = Gallery.build(features, metric).search(features, 3)
+    scores: Features = distances[:, 1:].sum(axis=1)  # the nearest of a normal is itself
+    return scores

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anomscan import int8
+from anomscan.bundle import EXTRACTOR, read_manifest, read_model, verified
+from anomscan.config import Int8Info
+from anomscan.errors import Int8Differs, NoImages, UsageError
+from anomscan.exporting import export_int8
+from anomscan.extractor import Extractor
+from anomscan.fitting import index
+from anomscan.images import find
+from anomscan.int8 import make_int8
+from tests.conftest import silent
+
+
+def test_scores_of_8_bits_are_nearly_those_of_floats(
+    model_folder: Path, normal_folder: Path, tmp_path: Path
+) -> None:
+    manifest = read_manifest(model_folder)
+    graph, out = verified(model_folder, manifest, EXTRACTOR), tmp_path / "x.onnx"
+    sources = list(find([str(normal_folder)]))
+    info = make_int8(graph, out, sources, manifest.preprocessing, "cosine", force=True)
+    assert info.spearman > 0.5
+    assert info.speed > 0
+    assert out.stat().st_size < graph.stat().st_size / 3
+    model = read_model(model_folder, threads=1)
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3), np.uint8)
+    small = Extractor(out, threads=1)
+    assert np.abs(small.run(pixels) - model.extractor.run(pixels)).max() < 0.05
+    assert small.metadata["backbone"] == "tf_efficientnet_lite0"
+    with pytest.raises(NoImages, match="calibrated on normal images"):
+        make_int8(graph, out, sources[:3], manifest.preprocessing, "cosine", force=False)
+
+
+def test_index_in_8_bits_is_recorded_kept_and_not_done_twice(
+    model_folder: Path, normal_folder: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(model_folder, tmp_path / "m"))
+    manifest = index(str(normal_folder), folder, None, None, silent, int8=True, force=True).manifest
+    assert isinstance(manifest.int8, Int8Info)
+    assert read_manifest(folder) == manifest
+    assert index(str(normal_folder), folder, None, None, silent).manifest.int8 == manifest.int8
+    model = read_model(folder, threads=1)
+    own, _ = model.gallery.search(model.gallery.vectors(), 1)
+    assert own.max() < 1e-5
+    with pytest.raises(UsageError, match="8 bits already"):
+        index(str(normal_folder), folder, None, None, silent, int8=True)
+    with pytest.raises(UsageError, match="8 bits already"):
+        export_int8(folder, tmp_path / "x.onnx", [], force=False)
+
+
+def test_what_changes_the_ranks_is_refused(
+    model_folder: Path, normal_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8, "LEAST_SPEARMAN", 1.01)
+    folder = Path(shutil.copytree(model_folder, tmp_path / "m"))
+    with pytest.raises(Int8Differs, match="--force"):
+        index(str(normal_folder), folder, None, None, silent, int8=True)
+    assert read_manifest(folder) == read_manifest(model_folder)
+    with pytest.raises(Int8Differs, match="--force"):
+        export_int8(folder, tmp_path / "x.onnx", [], force=False)
+    assert not (tmp_path / "x.onnx").exists()
+    assert export_int8(folder, tmp_path / "x.onnx", [str(normal_folder)], force=True).spearman <= 1
+    assert (tmp_path / "x.onnx").exists()

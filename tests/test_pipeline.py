@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from anomscan.pipeline import in_order
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_results_keep_the_order(threads: int) -> None:
+    assert list(in_order(lambda n: n * n, range(50), threads, ahead=4)) == [n * n for n in range(50)]
+
+
+def test_it_reads_only_a_little_ahead() -> None:
+    items = iter(range(1000))
+    results = in_order(lambda n: n, items, threads=2, ahead=5)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    results.close()  # type: ignore[attr-defined]
+    assert next(items) <= 3 + 5
+
+
+def test_work_goes_on_side_by_side() -> None:
+    together = threading.Barrier(2, timeout=10)
+    assert list(in_order(lambda n: together.wait() >= 0, range(4), threads=2, ahead=4)) == [True] * 4
+
+
+def test_an_error_ends_it_where_it_stands() -> None:
+    results = in_order(lambda n: 1 // n, [1, 0, 1], threads=2, ahead=3)
+    assert next(results) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(results)
