@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -88,6 +90,40 @@ class DataInfo:
 
 
 @dataclass(frozen=True)
+class HoldOut:
+    """Which normals are held out to calibrate with: a share of them, whole groups together.
+
+    ``group_by`` is ``none``, ``folder`` or ``prefix``: see ``calibration.group_name``.
+    """
+
+    share: float = 0.0
+    group_by: str = "none"
+
+
+@dataclass(frozen=True)
+class CalibrationInfo:
+    """The held-out normals that p-values come from: how they were chosen, where they were, how many.
+
+    ``fingerprint`` is made as that of ``DataInfo``.
+    """
+
+    rule: HoldOut
+    root: str
+    images: int
+    groups: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """Normals that were added to, or removed from, a finished index, and when."""
+
+    date: str
+    action: Literal["added", "removed"]
+    paths: list[str]
+
+
+@dataclass(frozen=True)
 class FileInfo:
     """One file of the model folder: its name, which changes with its content, and its SHA-256."""
 
@@ -109,6 +145,13 @@ class Manifest:
     versions: dict[str, str]
     files: dict[str, FileInfo]
     schema: int = SCHEMA
+    calibration: CalibrationInfo | None = None
+    changes: list[Change] = dataclasses.field(default_factory=list)
+
+    @property
+    def id(self) -> str:
+        """Names this very model: what it was made of and every file in it."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as plain dictionaries and lists."""
@@ -117,7 +160,7 @@ class Manifest:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Manifest:
         """Rebuild a manifest; raises KeyError or TypeError where ``data`` is not one."""
-        preprocessing = data["preprocessing"]
+        preprocessing, calibration = data["preprocessing"], data.get("calibration")
         return cls(
             anomscan=data["anomscan"],
             created=data["created"],
@@ -131,4 +174,7 @@ class Manifest:
             versions=data["versions"],
             files={role: FileInfo(**file) for role, file in data["files"].items()},
             schema=data["schema"],
+            calibration=calibration
+            and CalibrationInfo(**{**calibration, "rule": HoldOut(**calibration["rule"])}),
+            changes=[Change(**change) for change in data.get("changes", [])],
         )

@@ -10,7 +10,8 @@ AnomscanError
 │   ├── ModelNotFound
 │   ├── ModelTooNew        written by a newer anomscan
 │   ├── ModelDamaged       a file is missing or its checksum is wrong
-│   └── GalleryTooSmall    fewer normals than neighbours
+│   ├── GalleryTooSmall    fewer normals than neighbours
+│   └── CalibrationTooSmall  too few held-out normals for a decision
 ├── WeightsUnavailable     no pretrained weights for a backbone
 ├── TrainingDiverged       the loss is no longer a number
 └── ParityError            an exported file does not reproduce the scores
@@ -65,6 +66,10 @@ class ModelDamaged(ModelError):
 
 class GalleryTooSmall(ModelError):
     """Fewer normals in the gallery than neighbours asked for."""
+
+
+class CalibrationTooSmall(ModelError):
+    """Too few normals were held out for the alarm rate asked for, or none at all."""
 
 
 class WeightsUnavailable(AnomscanError):

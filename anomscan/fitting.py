@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from anomscan.bundle import MANIFEST, staging
-from anomscan.config import MethodInfo, Progress, ScorerInfo
+from anomscan.bundle import MANIFEST, read_manifest, staging
+from anomscan.calibration import hold_out
+from anomscan.config import HoldOut, MethodInfo, Progress, ScorerInfo
 from anomscan.errors import UsageError
 from anomscan.indexing import Fitted, build, existing, find_normals
 from anomscan.options import AdaptOptions, BackboneChoice
 from anomscan.scorers import parse_scorer
+
+HELD_OUT = 0.2
+"""Share of the normals that are held out to calibrate with, where no other was asked for."""
+NOTHING = HoldOut()
 
 
 def adapt(root: str, folder: Path, options: AdaptOptions, progress: Progress) -> Fitted:
@@ -18,7 +23,7 @@ def adapt(root: str, folder: Path, options: AdaptOptions, progress: Progress) ->
     The normals that build the index are embedded by the exported ONNX graph, which also scores.
 
     Raises:
-        UsageError: unknown method or backbone.
+        UsageError: unknown method or backbone, or normals that cannot be held out as asked.
         InputError: ``root`` does not exist or holds no readable image.
         WeightsUnavailable, TrainingDiverged, ParityError, OutputError: the old model stays.
     """
@@ -30,7 +35,7 @@ def adapt(root: str, folder: Path, options: AdaptOptions, progress: Progress) ->
         raise UsageError(f"{options.method} does not train; leave --steps and --time-budget out")
     scorer = _method_scorer(options.method, preset.scorer, options.scorer)
     others = extractors.find_others(preset, options)
-    sources = find_normals(root)
+    sources, held_out = hold_out(root, find_normals(root), options.hold_out, options.seed)
     with staging(folder) as stage:
         progress("loading the backbone", 0, None, "")
         if preset.readout == "stages":
@@ -40,35 +45,53 @@ def adapt(root: str, folder: Path, options: AdaptOptions, progress: Progress) ->
             extraction = extractors.pretrained(sources, stage, options.backbone, method, scorer, progress)
         else:
             extraction = extractors.adapted(sources, others, stage, options, scorer, progress)
-        return build(root, sources, folder, stage, extraction, progress)
+        return build(root, sources, held_out, options.hold_out, folder, stage, extraction, progress)
 
 
 def index(
-    root: str, folder: Path, backbone: BackboneChoice | None, scorer: str | None, progress: Progress
+    root: str,
+    folder: Path,
+    backbone: BackboneChoice | None,
+    scorer: str | None,
+    progress: Progress,
+    rule: HoldOut = NOTHING,
 ) -> Fitted:
     """Build the index of the images below ``root``.
 
     With ``backbone`` None the extractor of the model in ``folder`` is kept, adapted or not; where there
     is no model yet, or with a backbone, the pretrained features are taken as they are (DN2). With
-    ``scorer`` None an existing model's scorer is kept; else it is kNN.
+    ``scorer`` None an existing model's scorer is kept; else it is kNN. ``rule`` says which normals are
+    held out to calibrate with.
 
     Raises:
         InputError: ``root`` does not exist or holds no readable image.
         ModelError: the model in ``folder`` cannot be used.
         UsageError, WeightsUnavailable, OutputError: the old model stays.
     """
-    sources = find_normals(root)
+    normals = find_normals(root)
     with staging(folder) as stage:
         if backbone is None and (folder / MANIFEST).exists():
             extraction = existing(folder, stage, scorer)
+            sources, held_out = hold_out(root, normals, rule, extraction.method.seed)
         else:
             from anomscan.adapt import extraction as extractors
 
+            sources, held_out = hold_out(root, normals, rule, seed=0)
             progress("loading the backbone", 0, None, "")
             info = _method_scorer("none", "knn", scorer)
             choice, method = backbone or BackboneChoice(), MethodInfo("none", seed=0)
             extraction = extractors.pretrained(sources, stage, choice, method, info, progress)
-        return build(root, sources, folder, stage, extraction, progress)
+        return build(root, sources, held_out, rule, folder, stage, extraction, progress)
+
+
+def hold_out_rule(folder: Path | None, share: float | None, group_by: str | None) -> HoldOut:
+    """What was asked for; what was not is as in the model of ``folder``, if there is one, or the default."""
+    rule = HoldOut(HELD_OUT)
+    if folder is not None and (folder / MANIFEST).exists():
+        calibration = read_manifest(folder).calibration
+        if calibration is not None:
+            rule = HoldOut(calibration.rule.share or HELD_OUT, calibration.rule.group_by)
+    return HoldOut(rule.share if share is None else share, group_by or rule.group_by)
 
 
 def _method_scorer(method: str, own: str, asked: str | None) -> ScorerInfo:

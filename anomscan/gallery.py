@@ -15,6 +15,9 @@ from anomscan.extractor import Features
 
 Metric = Literal["cosine", "euclidean"]
 
+SAME = 1e-4
+"""Relative distance up to which two features are of the same image: the rounding of other batch sizes."""
+
 
 class Gallery:
     """Exact nearest-neighbour search, by cosine distance or by Euclidean distance.
@@ -57,6 +60,27 @@ class Gallery:
         """The features in the order in which they were added, (n, D) float32."""
         vectors: Features = self._index.reconstruct_n(0, len(self))
         return vectors
+
+    def at(self, positions: NDArray[np.int64]) -> Features:
+        """The features at some positions, (m, D) float32."""
+        vectors: Features = self._index.reconstruct_batch(positions)
+        return vectors
+
+    def holds(self, queries: Features, neighbours: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which queries are vectors of the gallery, up to rounding.
+
+        Args:
+            queries: (n, D) float32.
+            neighbours: (n,) the position of the vector nearest to each.
+
+        Returns:
+            (n,) whether the two are the same; directly, since a distance from an inner product is rounded.
+        """
+        nearest = self.at(neighbours)
+        same: NDArray[np.bool_] = np.linalg.norm(queries - nearest, axis=1) <= SAME * np.linalg.norm(
+            nearest, axis=1
+        )
+        return same
 
     def search(self, queries: Features, k: int) -> tuple[Features, NDArray[np.int64]]:
         """The ``k`` nearest normals of each query.

@@ -7,7 +7,6 @@ import hashlib
 import importlib.metadata
 import os
 import platform
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,19 +15,24 @@ import numpy as np
 
 import anomscan
 from anomscan.bundle import (
+    CALIBRATION,
     EXTRACTOR,
     INDEX,
     NORMALS,
     SCORER,
     WEIGHTS,
     commit,
+    linked,
     read_manifest,
     verified,
     write_normals,
 )
+from anomscan.calibration import Calibration, group_name
 from anomscan.config import (
     BackboneInfo,
+    CalibrationInfo,
     DataInfo,
+    HoldOut,
     Manifest,
     MethodInfo,
     Preprocessing,
@@ -80,24 +84,40 @@ def existing(folder: Path, stage: Path, scorer: str | None) -> Extraction:
                 f"the extractor in {folder} was not exported for the scorer {scorer}; adapt again with it"
             )
         learned = make_scorer(asked, learned.state)
-    files = {}
-    for role in (EXTRACTOR, WEIGHTS):
-        source = verified(folder, manifest, role)
-        files[role] = stage / source.name
-        shutil.copyfile(source, files[role])
+    files = linked(folder, manifest, (EXTRACTOR, WEIGHTS), stage)
     return Extraction(files, manifest.backbone, manifest.preprocessing, manifest.method, learned)
 
 
-def build(
-    root: str, sources: list[Source], folder: Path, stage: Path, extraction: Extraction, progress: Progress
-) -> Fitted:
-    """Embed the normals with the staged graph, build the gallery and commit everything."""
-    extractor = Extractor(extraction.files[EXTRACTOR], available_cores())
-    images = counted(
-        "embedding the normals", decoded(sources, extraction.preprocessing), len(sources), progress
-    )
+@dataclass(frozen=True)
+class Embedded:
+    """Images below ``root`` and their features, (n, D) float32; the unreadable ones apart.
+
+    ``fingerprint`` is the SHA-256 over the relative paths and the preprocessed pixels.
+    """
+
+    root: str
+    paths: list[str]
+    features: Features
+    unreadable: list[Decoded]
+    fingerprint: str
+
+
+def embed(
+    what: str,
+    root: str,
+    sources: list[Source],
+    extractor: Extractor,
+    preprocessing: Preprocessing,
+    progress: Progress,
+) -> Embedded:
+    """Embed ``sources``, images below ``root``; ``what`` is what ``progress`` calls it.
+
+    Raises:
+        InputError: none of them can be read.
+    """
+    images = counted(what, decoded(sources, preprocessing), len(sources), progress)
     features: list[Features] = []
-    normals: list[str] = []
+    paths: list[str] = []
     unreadable: list[Decoded] = []
     fingerprint = hashlib.sha256()
     for batch, embedded in extractor.embed(images):
@@ -106,32 +126,82 @@ def build(
             continue
         features.append(embedded)
         for image in batch:
-            normals.append(os.path.abspath(image.path))
+            paths.append(os.path.abspath(image.path))
             fingerprint.update(os.fsencode(os.path.relpath(image.path, root)))
             fingerprint.update(image.pixels.tobytes() if image.pixels is not None else b"")
     if not features:
         raise InputError(f"none of the {len(sources)} normal images can be read")
-    scorer, vectors = extraction.scorer, np.concatenate(features)
-    gallery = Gallery.build(vectors, scorer.info.metric)
-    scorer.fit(vectors, extraction.method.seed)
-    scorer.score(vectors[:1], gallery, scorer.info.k)
-    index_file, normals_file, scorer_file = stage / "index", stage / "normals", stage / "scorer.npz"
-    gallery.save(index_file)
-    write_normals(normals_file, normals)
-    scorer.save(scorer_file)
+    return Embedded(
+        os.path.abspath(root), paths, np.concatenate(features), unreadable, fingerprint.hexdigest()
+    )
+
+
+def build(
+    root: str,
+    sources: list[Source],
+    held_out: list[Source],
+    rule: HoldOut,
+    folder: Path,
+    stage: Path,
+    extraction: Extraction,
+    progress: Progress,
+) -> Fitted:
+    """Embed the normals with the staged graph, build the gallery, calibrate and commit everything."""
+    extractor = Extractor(extraction.files[EXTRACTOR], available_cores())
+    preprocessing = extraction.preprocessing
+    normals = embed("embedding the normals", root, sources, extractor, preprocessing, progress)
+    calibrating = None
+    if held_out:
+        calibrating = embed("calibrating", root, held_out, extractor, preprocessing, progress)
+    scorer = extraction.scorer
+    gallery = Gallery.build(normals.features, scorer.info.metric)
+    scorer.fit(normals.features, extraction.method.seed)
+    scorer.score(normals.features[:1], gallery, scorer.info.k)
+    staged = {**extraction.files, **stage_index(stage, gallery, normals.paths, scorer)}
+    info = None
+    if calibrating is not None:
+        staged[CALIBRATION], info = stage_calibration(stage, calibrating, gallery, scorer, rule)
+    unreadable = [*normals.unreadable, *(calibrating.unreadable if calibrating else [])]
     manifest = Manifest(
         anomscan=anomscan.__version__,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=now(),
         backbone=extraction.backbone,
-        preprocessing=extraction.preprocessing,
+        preprocessing=preprocessing,
         method=extraction.method,
         scorer=scorer.info,
-        data=DataInfo(os.path.abspath(root), len(normals), len(unreadable), fingerprint.hexdigest()),
+        data=DataInfo(normals.root, len(normals.paths), len(unreadable), normals.fingerprint),
         versions=_versions(),
         files={},
+        calibration=info,
     )
-    staged = {**extraction.files, INDEX: index_file, NORMALS: normals_file, SCORER: scorer_file}
     return Fitted(commit(folder, staged, manifest), unreadable)
+
+
+def stage_index(stage: Path, gallery: Gallery, normals: list[str], scorer: Scorer) -> dict[str, Path]:
+    """Write what scoring compares with into ``stage``."""
+    files = {INDEX: stage / "index", NORMALS: stage / "normals", SCORER: stage / "scorer.npz"}
+    gallery.save(files[INDEX])
+    write_normals(files[NORMALS], normals)
+    scorer.save(files[SCORER])
+    return files
+
+
+def stage_calibration(
+    stage: Path, held_out: Embedded, gallery: Gallery, scorer: Scorer, rule: HoldOut
+) -> tuple[Path, CalibrationInfo]:
+    """Score held-out normals as ``score`` would and write them into ``stage``."""
+    scores = scorer.score(held_out.features, gallery, scorer.info.k)
+    names = [group_name(path, rule.group_by) for path in held_out.paths]
+    calibration = Calibration(held_out.features, scores, names, held_out.paths)
+    file = stage / "calibration.npz"
+    calibration.save(file)
+    images = len(calibration.paths)
+    return file, CalibrationInfo(rule, held_out.root, images, calibration.groups, held_out.fingerprint)
+
+
+def now() -> str:
+    """The time of day, for the record."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def decoded(sources: Iterable[Source], preprocessing: Preprocessing) -> Iterator[Decoded]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from anomscan.config import DEFAULT_BACKBONE
+from anomscan.config import DEFAULT_BACKBONE, HoldOut
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class AdaptOptions:
 
     ``outliers`` and ``reference`` are folders that some methods need. ``scorer`` and ``steps`` None take
     the method's; ``time_budget`` is in seconds of training; ``memory`` is what the cached activations
-    may take, in bytes, before they go to a memory-mapped file.
+    may take, in bytes, before they go to a memory-mapped file; ``hold_out`` says which normals calibrate.
     """
 
     method: str = "panda-es"
@@ -36,3 +36,17 @@ class AdaptOptions:
     seed: int = 0
     device: str = "auto"
     memory: float = 2e9
+    hold_out: HoldOut = field(default_factory=HoldOut)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """When an image is called anomalous; at most one of the three.
+
+    By p-value, so that at most ``fpr`` of the normals are; by Benjamini-Hochberg over the batch, so that at
+    most ``fdr`` of those called so are normal; or by a raw score of ``threshold`` or more.
+    """
+
+    fpr: float | None = None
+    fdr: float | None = None
+    threshold: float | None = None
