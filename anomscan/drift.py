@@ -21,7 +21,7 @@ FEWEST = 50
 """Images that a batch has at least."""
 LARGEST_SAMPLE = 500
 """Features of either side, drawn at random from more."""
-_ANOMALIES = 0.2
+_ANOMALIES = 0.1
 _PERMUTATIONS = 999
 _SHRINKAGE = 0.25
 _COPY = 1 - 1e-5
