@@ -3,11 +3,11 @@
 The held-out normals are scored like any incoming image. A new normal is as likely to rank anywhere among them
 as they are among each other, whatever the network: so the share of them that score as high is a p-value with
 a finite-sample guarantee (split conformal; Vovk et al. 2005; Bates et al. 2023, "Testing for outliers with
-conformal p-values", sec. 1.2).
+conformal p-values").
 
 Images of one session, lot or day are alike, so that it is not images but whole groups that are exchangeable.
 Then the groups are what is counted, each with the same weight (Lee, Barber and Willett 2023,
-"Distribution-free inference with hierarchical data", sec. 3; Dunn, Wasserman and Ramdas 2022). Without a rule
+"Distribution-free inference with hierarchical data"; Dunn, Wasserman and Ramdas 2022). Without a rule
 every image is a group of its own.
 """
 
@@ -196,7 +196,7 @@ def benjamini_hochberg(p_values: Floats, counts: Counts, rate: float) -> float:
     """The largest p-value to call anomalous so that at most ``rate`` of those called are normal, on average.
 
     Conformal p-values of one calibration depend on each other positively, which the procedure allows
-    (Benjamini and Hochberg 1995; Bates et al. 2023, theorem 2).
+    (Benjamini and Hochberg 1995; Bates et al. 2023).
 
     Args:
         p_values: (d,) distinct p-values of the batch, ascending.

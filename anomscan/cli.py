@@ -277,8 +277,6 @@ def score(
     from anomscan.summary import summarise
 
     decision = Decision(fpr, fdr, threshold)
-    if sum(option is not None for option in (fpr, fdr, threshold)) > 1:
-        raise UsageError("--fpr, --fdr and --threshold are three ways to decide; choose one")
     if decision == Decision() and (fail_on_anomaly or move_anomalous or copy_anomalous):
         raise UsageError("what is anomalous? say so with --fpr, --fdr or --threshold")
     on_terminal = output is None and sys.stdout.isatty() and format_ is Format.csv
@@ -291,27 +289,19 @@ def score(
             check(decision, loaded)
             sample = FeatureSample((top or REPORT_ROWS) if page else 0)
             with console.progress_bar() as progress:
-                screen(
-                    sources(paths, null),
-                    loaded,
-                    ranking,
-                    k=k,
-                    threads=cores,
-                    progress=progress,
-                    sample=sample,
-                )
-            calibration = loaded.calibrated(k or loaded.manifest.scorer.k)
-            limit = decide(decision, ranking, calibration)
-            found = summarise(ranking, loaded, calibration, sample, decision, limit, monotonic() - began)
+                wanted = sources(paths, null)
+                screen(wanted, loaded, ranking, k=k, threads=cores, progress=progress, sample=sample)
+                calibration = loaded.calibrated(k or loaded.manifest.scorer.k)
+                limit = decide(decision, ranking, calibration)
+                seconds = monotonic() - began
+                found = summarise(ranking, loaded, calibration, sample, decision, limit, seconds)
+                if page:
+                    from anomscan.html_report import write_report
+
+                    shown = top or REPORT_ROWS
+                    write_report(page, ranking, shown, found, loaded, calibration, sample, progress)
             if numbers:
                 numbers.write_text(dumps(asdict(found), indent=2) + "\n", encoding="ascii")
-            if page:
-                from anomscan.html_report import write_report
-
-                with console.progress_bar() as progress:
-                    write_report(
-                        page, ranking, top or REPORT_ROWS, found, loaded, calibration, sample, progress
-                    )
             if on_terminal:
                 console.ranking_table(ranking.rows(top or console.TABLE_ROWS))
                 if top is None and ranking.scored > console.TABLE_ROWS:

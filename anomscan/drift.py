@@ -49,31 +49,31 @@ def drift(calibration: Calibration, normals: Features, batch: Features, scores: 
     Args:
         calibration: the held-out normals.
         normals: (n, D) float32 features of the gallery.
-        batch: (m, D) float32 features of images that are not among the normals.
+        batch: (m, D) float32 features of images that are not among the normals, m <= ``LARGEST_SAMPLE``.
         scores: (m,) theirs.
 
     Returns:
         None where too few images are left to compare.
     """
-    signs = _signs(np.concatenate([calibration.features, batch]), normals)
-    pooled = np.concatenate([calibration.scores, scores])
+    generator = np.random.default_rng(0)
+    drawn = generator.permutation(len(calibration.scores))[:LARGEST_SAMPLE]
+    signs = _signs(np.concatenate([calibration.features[drawn], batch]), normals)
+    pooled = np.concatenate([calibration.scores[drawn], scores])
     kernel = signs @ signs.T
     kept = (pooled <= np.quantile(pooled, 1 - _ANOMALIES)) & ~np.triu(kernel > _COPY, 1).any(axis=0)
-    held_out = (np.arange(len(pooled)) < len(calibration.scores))[kept]
+    held_out = (np.arange(len(pooled)) < len(drawn))[kept]
     if min(held_out.sum(), (~held_out).sum()) < 2:
         return None
-    names = np.append(calibration.names, [""] * len(batch))[kept]
     kernel = kernel[np.ix_(kept, kept)]
-    generator = np.random.default_rng(0)
     sides = np.stack([held_out, *(generator.permutation(held_out) for _ in range(_PERMUTATIONS))])
     distances = _distances(kernel, sides)
     p_value = float((distances >= distances[0] - 1e-9).mean())
     shifted = p_value <= FALSE_ALARMS
-    groups = set(names[held_out])
-    if 1 < len(groups) < held_out.sum():
+    if calibration.groups < len(calibration.paths):
+        names = np.array(calibration.names)[drawn][kept[: len(drawn)]]
+        groups = np.stack([names == name for name in set(names)])
         others = kernel[np.ix_(held_out, held_out)]
-        apart = _distances(others, np.stack([names[held_out] == name for name in groups]))
-        shifted &= bool(distances[0] > apart.max())
+        shifted &= len(groups) > 1 and bool(distances[0] > _distances(others, groups).max())
     return Drift(float(distances[0]), p_value, shifted)
 
 

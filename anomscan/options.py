@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anomscan.config import DEFAULT_BACKBONE, HoldOut
+from anomscan.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,13 @@ class Decision:
     """When an image is called anomalous; at most one of the three.
 
     By p-value, so that at most ``fpr`` of the normals are; by Benjamini-Hochberg over the batch, so that at
-    most ``fdr`` of those called so are normal; or by a raw score of ``threshold`` or more.
+    most ``fdr`` of those called so are normal; or by a raw score of ``threshold`` or more. Raises UsageError.
     """
 
     fpr: float | None = None
     fdr: float | None = None
     threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        if sum(value is not None for value in (self.fpr, self.fdr, self.threshold)) > 1:
+            raise UsageError("--fpr, --fdr and --threshold are three ways to decide; choose one")

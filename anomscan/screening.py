@@ -167,8 +167,10 @@ class Ranking:
             yield Row(None, os.fsdecode(path), None, error=error)
 
     def anomalous_paths(self) -> Iterator[str]:
-        """Where the images called anomalous are, the most anomalous first."""
-        for (path,) in self._db.execute("SELECT path FROM row WHERE anomalous ORDER BY score DESC, rowid"):
+        """Where the images called anomalous are, each once, the most anomalous first."""
+        for (path,) in self._db.execute(
+            "SELECT path FROM row WHERE anomalous GROUP BY path ORDER BY MAX(score) DESC, MIN(rowid)"
+        ):
             yield os.fsdecode(path)
 
 

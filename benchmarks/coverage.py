@@ -6,7 +6,7 @@
 * Made data, independent and in sessions that differ from each other, held out image by image or whole.
 
 The share of new normals called anomalous is compared with the interval in which 99 % of such means lie: given
-the held-out normals, the alarms of a split are beta-binomial (Bates et al. 2023, sec. 2; Vovk 2012), and the
+the held-out normals, the alarms of a split are beta-binomial (Vovk 2012; Bates et al. 2023), and the
 interval is that of the mean over all splits, drawn from it 100,000 times. Prints Markdown.
 
     python benchmarks/coverage.py --root benchmarks/data/fashion-mnist
