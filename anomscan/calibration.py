@@ -56,7 +56,7 @@ class Calibration:
     names: list[str]
     paths: list[str]
 
-    @property
+    @cached_property
     def groups(self) -> int:
         """G, how many groups; without a rule, how many images."""
         return len(set(self.names))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from anomscan.adapt.presets import PRESETS
-from anomscan.bundle import CALIBRATION, EXTRACTOR, INDEX, SCORER, WEIGHTS, read_model
+from anomscan.bundle import CALIBRATION, INDEX, SCORER, WEIGHTS, read_model
 from anomscan.config import HoldOut
 from anomscan.errors import GalleryTooSmall, InputError, NoImages, UsageError
 from anomscan.exporting import export
@@ -179,7 +179,7 @@ def test_an_interrupted_adapt_leaves_the_old_model(
 def test_what_is_held_out_shapes_nothing(
     fit: Fit, normal_folder: Path, tmp_path: Path, method: str, scorer: str
 ) -> None:
-    """The same network, gallery and scorer come from the other images alone."""
+    """The same features and the same scorer come from the other images alone."""
     steps = {} if method == "none" else {"steps": 2}
     fitted = fit(normal_folder, tmp_path / "m", method=method, scorer=scorer, hold_out=HoldOut(0.3), **steps)
     model = read_model(tmp_path / "m", threads=1)
@@ -190,7 +190,7 @@ def test_what_is_held_out_shapes_nothing(
     for path in model.normals:
         shutil.copy(path, tmp_path / "kept")
     alone = fit(tmp_path / "kept", tmp_path / "alone", method=method, scorer=scorer, **steps)
-    for role in (EXTRACTOR, INDEX, SCORER):
+    for role in (INDEX, SCORER):
         assert fitted.manifest.files[role] == alone.manifest.files[role]
     assert (CALIBRATION in fitted.manifest.files, CALIBRATION in alone.manifest.files) == (True, False)
     np.testing.assert_allclose(
