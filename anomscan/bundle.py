@@ -13,12 +13,13 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anomscan.atomic import sha256, sync
+from anomscan.calibration import Calibration
 from anomscan.config import SCHEMA, FileInfo, Manifest
 from anomscan.errors import ModelDamaged, ModelError, ModelNotFound, ModelTooNew, OutputError
 from anomscan.extractor import Extractor
@@ -27,27 +28,41 @@ from anomscan.scorers import Scorer, load_scorer
 
 MANIFEST = "model.json"
 EXTRACTOR, WEIGHTS, INDEX, NORMALS, SCORER = "extractor", "weights", "index", "normals", "scorer"
+CALIBRATION = "calibration"
 _NAMES = {
     EXTRACTOR: "extractor-{}.onnx",
     WEIGHTS: "extractor-{}.safetensors",
     INDEX: "index-{}.faiss",
     NORMALS: "gallery-{}.json",
     SCORER: "scorer-{}.npz",
+    CALIBRATION: "calibration-{}.npz",
 }
-_OURS = re.compile(r"(extractor|index|gallery|scorer)-[0-9a-f]{16}\.(onnx|safetensors|faiss|json|npz)")
+_OURS = re.compile(
+    r"(extractor|index|gallery|scorer|calibration)-[0-9a-f]{16}\.(onnx|safetensors|faiss|json|npz)"
+)
 _STAGING = ".staging-"
 _STALE_SECONDS = 24 * 3600.0
 
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model: what ``score`` needs. ``normals[i]`` is the path of the gallery's i-th vector."""
+    """A loaded model: what ``score`` needs. ``normals[i]`` is the path of the gallery's i-th vector.
+
+    ``calibration`` is None where no normals were held out; then there are no p-values.
+    """
 
     manifest: Manifest
     extractor: Extractor
     gallery: Gallery
     scorer: Scorer
     normals: list[str]
+    calibration: Calibration | None
+
+    def calibrated(self, k: int) -> Calibration | None:
+        """The calibration for scores by ``k`` neighbours."""
+        if self.calibration is None or k == self.manifest.scorer.k:
+            return self.calibration
+        return self.calibration.rescored(self.scorer.score(self.calibration.features, self.gallery, k))
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -95,6 +110,9 @@ def read_model(folder: Path, threads: int, device: str = "cpu") -> Model:
                 gallery=Gallery.load(verified(folder, manifest, INDEX)),
                 scorer=load_scorer(manifest.scorer, verified(folder, manifest, SCORER)),
                 normals=json.loads(verified(folder, manifest, NORMALS).read_text(encoding="ascii")),
+                calibration=Calibration.load(verified(folder, manifest, CALIBRATION))
+                if CALIBRATION in manifest.files
+                else None,
             )
         except (ModelDamaged, FileNotFoundError):
             if read_manifest(folder) == manifest:
@@ -118,6 +136,22 @@ def verified(folder: Path, manifest: Manifest, role: str) -> Path:
     except OSError as error:
         raise ModelDamaged(f"the model in {folder} lacks {file.name}: {error.strerror}") from error
     raise ModelDamaged(f"{path} is not the file that was written: its checksum differs; adapt again")
+
+
+def linked(folder: Path, manifest: Manifest, roles: Iterable[str], stage: Path) -> dict[str, Path]:
+    """Stage files that ``folder`` has already, to be committed again; verified first.
+
+    Linked where the file system can, since an index may be large.
+    """
+    files = {}
+    for role in roles:
+        source = verified(folder, manifest, role)
+        files[role] = stage / source.name
+        try:
+            os.link(source, files[role])
+        except OSError:
+            shutil.copyfile(source, files[role])
+    return files
 
 
 @contextmanager

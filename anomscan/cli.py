@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import anomscan
 from anomscan.config import DEFAULT_BACKBONE
-from anomscan.errors import AnomscanError, UsageError
+from anomscan.errors import UsageError
 
 if TYPE_CHECKING:
     from anomscan.config import Int8Info
-    from anomscan.images import Source
     from anomscan.indexing import Fitted
     from anomscan.options import BackboneChoice
 
 EXIT_UNREADABLE = 3
-TRAINING_PACKAGES = ("torch", "torchvision", "timm", "safetensors", "onnx", "onnxscript")
+EXIT_ANOMALOUS = 10
+REPORT_ROWS = 200
+"""Images in a report where no number was asked for."""
 
 app = typer.Typer(
     name="anomscan",
     help="Rank the images of a folder by how anomalous they are, after looking at a folder of normal ones.",
-    epilog="Exit codes: 0 done, 1 failed, 2 bad usage, 3 done but some files could not be read.",
+    epilog="Exit codes: 0 done, 1 failed, 2 bad usage, 3 done but some files could not be read, "
+    "10 anomalies found (only with --fail-on-anomaly).",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -42,6 +40,14 @@ class Format(StrEnum):
 
     csv = "csv"
     jsonl = "jsonl"
+
+
+class GroupRule(StrEnum):
+    """What normals of one session, lot or day have in common."""
+
+    folder = "folder"
+    prefix = "prefix"
+    none = "none"
 
 
 class Device(StrEnum):
@@ -79,6 +85,20 @@ Reduce = Annotated[
 ]
 Int8 = Annotated[bool, typer.Option("--int8", help="With 8 bits: faster, if the scores stay the same.")]
 Force = Annotated[bool, typer.Option("--force", help="Take --int8 even where they do not.")]
+Share = Annotated[
+    float | None,
+    typer.Option(
+        "--holdout",
+        min=0,
+        max=0.9,
+        metavar="SHARE",
+        help="Share of the normals that p-values come from; 0 for none (default: 0.2)",
+    ),
+]
+GroupBy = Annotated[
+    GroupRule | None,
+    typer.Option("--group-by", help="Which normals are held out together (default: none)"),
+]
 ImageSize = Annotated[
     int | None, typer.Option("--size", min=32, help="Side of the input in pixels (default: the backbone's)")
 ]
@@ -124,10 +144,13 @@ def adapt(
         float, typer.Option(min=0, metavar="GB", help="Activations above this go to a temporary file.")
     ] = 2.0,
     reduce: Reduce = None,
+    holdout: Share = None,
+    group_by: GroupBy = None,
 ) -> None:
     """Fine-tune the backbone on normal images, export it and build the index."""
     from anomscan.console import progress_bar
     from anomscan.fitting import adapt as fit
+    from anomscan.fitting import hold_out_rule
     from anomscan.options import AdaptOptions
 
     options = AdaptOptions(
@@ -142,6 +165,7 @@ def adapt(
         device=device.value,
         memory=memory * 1e9,
         reduce=reduce,
+        hold_out=hold_out_rule(None, holdout, group_by),
     )
     with progress_bar() as progress:
         fitted = fit(normal, model, options, progress)
@@ -150,8 +174,13 @@ def adapt(
 
 @app.command()
 def index(
-    normal: NormalFolder,
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="NORMAL", help="Folder of normal images; with --add, --remove files."),
+    ],
     model: ModelFolder = DEFAULT_MODEL,
+    add: Annotated[bool, typer.Option("--add", help="Accept these images as normal, too.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Take these images out of the normals.")] = False,
     backbone: BackboneName = None,
     weights: WeightsFile = None,
     size: ImageSize = None,
@@ -159,16 +188,47 @@ def index(
     reduce: Reduce = None,
     int8: Int8 = False,
     force: Force = False,
+    holdout: Share = None,
+    group_by: GroupBy = None,
 ) -> None:
     """Build the index only, with the model's extractor if there is one, else with the pretrained backbone."""
+    from anomscan import feedback, fitting
     from anomscan.console import progress_bar
-    from anomscan.fitting import index as fit
 
     _check_force(int8, force)
-    chosen = any(option is not None for option in (backbone, weights, size))
+    started = any(option is not None for option in (backbone, weights, size))
+    building = started or int8 or any(option is not None for option in (scorer, holdout, group_by, reduce))
+    if add + remove + building > 1:
+        raise UsageError("--add and --remove change a finished index; leave each other and all else out")
+    if not (add or remove) and len(paths) > 1:
+        raise UsageError("name one folder of normal images, or accept further images with --add")
     with progress_bar() as progress:
-        choice = _backbone(backbone, weights, size) if chosen else None
-        fitted = fit(normal, model, choice, scorer, progress, reduce, int8=int8, force=force)
+        if add:
+            fitted = feedback.add(paths, model, progress)
+        elif remove:
+            fitted = feedback.remove(paths, model)
+        else:
+            rule = fitting.hold_out_rule(model, holdout, group_by)
+            choice = _backbone(backbone, weights, size) if started else None
+            fitted = fitting.index(
+                paths[0], model, choice, scorer, progress, rule, reduce, int8=int8, force=force
+            )
+    _finish(fitted, model)
+
+
+@app.command()
+def calibrate(
+    normal: Annotated[str, typer.Argument(metavar="OTHER_NORMALS", help="Folder of other normal images.")],
+    model: ModelFolder = DEFAULT_MODEL,
+    group_by: GroupBy = None,
+) -> None:
+    """Take p-values from other normals, such as another day's; index and network stay as they are."""
+    from anomscan import feedback, fitting
+    from anomscan.console import progress_bar
+
+    rule = fitting.hold_out_rule(model, None, group_by)
+    with progress_bar() as progress:
+        fitted = feedback.calibrate(normal, model, rule.group_by, progress)
     _finish(fitted, model)
 
 
@@ -189,30 +249,92 @@ def score(
         int | None, typer.Option(min=1, help="Images worked on at a time (default: the cores)")
     ] = None,
     device: Annotated[Device, typer.Option(help="Where the network runs.")] = Device.auto,
+    fpr: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, metavar="A", help="Call at most this share of normals anomalous."),
+    ] = None,
+    fdr: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, metavar="A", help="At most this share of those called anomalous are normal."
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(metavar="S", help="Call images of this score or more anomalous.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page to look at.")] = None,
+    summary: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Write counts, quantiles, drift.")
+    ] = None,
+    fail_on_anomaly: Annotated[
+        bool, typer.Option("--fail-on-anomaly", help="Exit with 10 if there is one.")
+    ] = False,
+    move_anomalous: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Move anomalous images there.")
+    ] = None,
+    copy_anomalous: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Copy anomalous images there.")
+    ] = None,
 ) -> None:
     """Rank images, most anomalous first. Unreadable files come last, with the reason, whatever --top."""
-    from anomscan import console, report
+    from contextlib import ExitStack
+    from dataclasses import asdict
+    from json import dumps
+    from time import monotonic
+
+    from anomscan import console
+    from anomscan.atomic import deliver, whole_file
     from anomscan.bundle import read_model
     from anomscan.config import available_cores
-    from anomscan.screening import Ranking
+    from anomscan.options import Decision
+    from anomscan.report import FORMATS
+    from anomscan.screening import FeatureSample, Ranking, check, decide
     from anomscan.screening import score as screen
+    from anomscan.streams import sources, text_output
+    from anomscan.summary import summarise
 
+    decision = Decision(fpr, fdr, threshold)
+    if decision == Decision() and (fail_on_anomaly or move_anomalous or copy_anomalous):
+        raise UsageError("what is anomalous? say so with --fpr, --fdr or --threshold")
     on_terminal = output is None and sys.stdout.isatty() and format_ is Format.csv
-    with _text_output(output) as file, Ranking() as ranking:
-        threads = threads or available_cores()
-        loaded = read_model(model, threads, device.value)
-        with console.progress_bar() as progress:
-            screen(_sources(paths, null), loaded, ranking, k=k, threads=threads, progress=progress)
-        if on_terminal:
-            console.ranking_table(ranking.rows(top or console.TABLE_ROWS))
-            if top is None and ranking.scored > console.TABLE_ROWS:
-                console.message(
-                    f"the first {console.TABLE_ROWS} of {ranking.scored}; --top N or -o FILE for more"
-                )
-        else:
-            report.FORMATS[format_.value](ranking.rows(top), file)
-    if ranking.unreadable:
-        console.message(f"{ranking.unreadable} of {ranking.total} files could not be read")
+    with Ranking() as ranking:
+        with ExitStack() as outputs:
+            file = outputs.enter_context(text_output(output))
+            page, numbers = (path and outputs.enter_context(whole_file(path)) for path in (report, summary))
+            began, threads = monotonic(), threads or available_cores()
+            loaded = read_model(model, threads, device.value)
+            check(decision, loaded)
+            sample = FeatureSample((top or REPORT_ROWS) if page else 0)
+            with console.progress_bar() as progress:
+                wanted = sources(paths, null)
+                screen(wanted, loaded, ranking, k=k, threads=threads, progress=progress, sample=sample)
+                calibration = loaded.calibrated(k or loaded.manifest.scorer.k)
+                limit = decide(decision, ranking, calibration)
+                seconds = monotonic() - began
+                found = summarise(ranking, loaded, calibration, sample, decision, limit, seconds)
+                if page:
+                    from anomscan.html_report import write_report
+
+                    shown = top or REPORT_ROWS
+                    write_report(page, ranking, shown, found, loaded, calibration, sample, progress)
+            if numbers:
+                numbers.write_text(dumps(asdict(found), indent=2) + "\n", encoding="ascii")
+            if on_terminal:
+                console.ranking_table(ranking.rows(top or console.TABLE_ROWS))
+                if top is None and ranking.scored > console.TABLE_ROWS:
+                    console.message(
+                        f"the first {console.TABLE_ROWS} of {ranking.scored}; --top N or -o FILE for more"
+                    )
+            else:
+                FORMATS[format_.value](ranking.rows(top), file)
+        for folder, move in ((copy_anomalous, False), (move_anomalous, True)):
+            if folder:
+                deliver(ranking.anomalous_paths(), folder, move=move)
+    for line in found.messages():
+        console.message(line)
+    if fail_on_anomaly and found.anomalous:
+        raise typer.Exit(EXIT_ANOMALOUS)
+    if found.unreadable:
         raise typer.Exit(EXIT_UNREADABLE)
 
 
@@ -337,78 +459,16 @@ def _finish(fitted: Fitted, model: Path) -> None:
     message(f"wrote {model}: {how}, {data.images} normals")
     if fitted.manifest.int8 is not None:
         message(_gain(fitted.manifest.int8))
+    calibration = fitted.manifest.calibration
+    if calibration is None:
+        message(
+            "no normals are held out, so that scores have no p-values; see --holdout and 'anomscan calibrate'"
+        )
+    else:
+        groups = "" if calibration.groups == calibration.images else f" in {calibration.groups} groups"
+        message(
+            f"{calibration.images} more are held out{groups}: "
+            f"p-values from {1 / (calibration.groups + 1):.2g} up"
+        )
     if fitted.unreadable:
         raise typer.Exit(EXIT_UNREADABLE)
-
-
-def _sources(paths: list[str], null: bool) -> Iterator[Source]:
-    from anomscan.images import find
-
-    for path in paths:
-        if path == "-":  # a file that has gone since it was listed is a row, not the end of the run
-            yield from find(_stdin_paths(b"\0" if null else b"\n"), strict=False)
-        else:
-            yield from find([path])
-
-
-def _stdin_paths(separator: bytes) -> Iterator[str]:
-    rest = b""
-    while chunk := os.read(sys.stdin.fileno(), 1 << 16):
-        *whole, rest = (rest + chunk).split(separator)
-        yield from (os.fsdecode(path) for path in whole if path)
-    if rest:
-        yield os.fsdecode(rest)
-
-
-@contextmanager
-def _text_output(output: Path | None) -> Iterator[TextIO]:
-    """Standard output, or a file that appears whole or not at all."""
-    from anomscan.atomic import whole_file
-    from anomscan.report import ENCODING
-
-    if output is None:
-        sys.stdout.reconfigure(**ENCODING)  # type: ignore[union-attr]
-        yield sys.stdout
-        return
-    with whole_file(output) as path, open(path, "w", **ENCODING) as file:  # type: ignore[call-overload]
-        yield file
-
-
-class _Interrupted(BaseException):
-    """Ctrl-C; unlike KeyboardInterrupt, typer lets it pass."""
-
-
-def _interrupt(*_: object) -> NoReturn:
-    raise _Interrupted
-
-
-def main() -> NoReturn:
-    """Run the command line; every expected error becomes one sentence and an exit code.
-
-    An interrupted run dies of the signal, so that the loop of a shell script around it ends too.
-    """
-    from anomscan.console import message
-
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _interrupt)
-    try:
-        app()
-    except AnomscanError as error:
-        message(f"anomscan: {error}")
-        sys.exit(error.exit_code)
-    except ModuleNotFoundError as error:
-        if error.name not in TRAINING_PACKAGES:
-            raise
-        message(
-            f"anomscan: this needs torch and timm, which an installation for scoring only leaves out "
-            f"({error.name} is missing)"
-        )
-        sys.exit(1)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except _Interrupted:
-        message("anomscan: interrupted; nothing was changed")
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
-    sys.exit(0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -109,6 +111,40 @@ class DataInfo:
 
 
 @dataclass(frozen=True)
+class HoldOut:
+    """Which normals are held out to calibrate with: a share of them, whole groups together.
+
+    ``group_by`` is ``none``, ``folder`` or ``prefix``: see ``calibration.group_name``.
+    """
+
+    share: float = 0.0
+    group_by: str = "none"
+
+
+@dataclass(frozen=True)
+class CalibrationInfo:
+    """The held-out normals that p-values come from: how they were chosen, where they were, how many.
+
+    ``fingerprint`` is made as that of ``DataInfo``.
+    """
+
+    rule: HoldOut
+    root: str
+    images: int
+    groups: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """Normals that were added to, or removed from, a finished index, and when."""
+
+    date: str
+    action: Literal["added", "removed"]
+    paths: list[str]
+
+
+@dataclass(frozen=True)
 class FileInfo:
     """One file of the model folder: its name, which changes with its content, and its SHA-256."""
 
@@ -132,6 +168,13 @@ class Manifest:
     schema: int = SCHEMA
     gallery: GalleryInfo = GalleryInfo()
     int8: Int8Info | None = None
+    calibration: CalibrationInfo | None = None
+    changes: list[Change] = dataclasses.field(default_factory=list)
+
+    @property
+    def id(self) -> str:
+        """Names this very model: what it was made of and every file in it."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as plain dictionaries and lists."""
@@ -140,7 +183,7 @@ class Manifest:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Manifest:
         """Rebuild a manifest; raises KeyError or TypeError where ``data`` is not one."""
-        preprocessing = data["preprocessing"]
+        preprocessing, calibration = data["preprocessing"], data.get("calibration")
         return cls(
             anomscan=data["anomscan"],
             created=data["created"],
@@ -156,4 +199,7 @@ class Manifest:
             schema=data["schema"],
             gallery=GalleryInfo(**data.get("gallery", {})),
             int8=Int8Info(**data["int8"]) if data.get("int8") else None,
+            calibration=calibration
+            and CalibrationInfo(**{**calibration, "rule": HoldOut(**calibration["rule"])}),
+            changes=[Change(**change) for change in data.get("changes", [])],
         )

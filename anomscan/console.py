@@ -5,6 +5,7 @@ What a function draws with is imported there: a script that reads CSV from a pip
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -13,15 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
-    from anomscan.config import GalleryInfo, Int8Info, Manifest, Progress, ScorerInfo
+    from anomscan.config import CalibrationInfo, GalleryInfo, Int8Info, Manifest, Progress, ScorerInfo
     from anomscan.evaluation import Evaluation
     from anomscan.report import Row
 
 
 TABLE_ROWS = 50
 """Rows of a ranking that are drawn on a terminal where no number was asked for."""
-WIDEST_PATH = 44
+P_VALUE_BAR = 6
+"""Columns of the bar for a p-value."""
+WIDEST_PATH = 36
 """Columns of a terminal up to which a path stays on one line."""
 
 
@@ -72,6 +76,9 @@ def ranking_table(rows: Iterable[Row]) -> None:
     table.add_column("rank", justify="right")
     table.add_column("score", justify="right")
     shown = list(rows)
+    smallest = min((row.p_value for row in shown if row.p_value is not None), default=None)
+    if smallest is not None:
+        table.add_column("p-value", no_wrap=True)
     longest = max((len(printable(row.path)) for row in shown), default=0)
     table.add_column("path", overflow="fold", min_width=min(longest, WIDEST_PATH))
     table.add_column("nearest normal, or error", overflow="fold")
@@ -81,10 +88,31 @@ def ranking_table(rows: Iterable[Row]) -> None:
         table.add_row(
             "" if row.rank is None else str(row.rank),
             "" if row.score is None else f"{row.score:.4f}",
+            *([] if smallest is None else [_p_value(row, smallest)]),
             Text(printable(row.path)),
             note,
         )
     _print(table)
+
+
+def _p_value(row: Row, smallest: float) -> Text:
+    """A bar on a logarithmic scale, full for the smallest p-value, and the number; ``!`` if anomalous."""
+    from rich.text import Text
+
+    if row.p_value is None:
+        return Text()
+    full = math.log(row.p_value) / min(math.log(smallest), -1e-9)
+    bar = "█" * round(P_VALUE_BAR * full)
+    called = "!" if row.anomalous else " "
+    text = Text(f"{bar:<{P_VALUE_BAR}} {row.p_value:.2g}{called}")
+    text.stylize("bold red" if row.anomalous else "dim", 0, P_VALUE_BAR)
+    return text
+
+
+def _short(path: str | None) -> str:
+    from anomscan.images import printable
+
+    return printable(os.path.basename(path or ""))
 
 
 def model_table(manifest: Manifest, folder: str) -> None:
@@ -118,7 +146,10 @@ def model_table(manifest: Manifest, folder: str) -> None:
         ("normals", f"{data.images} images of {printable(data.root)}, {data.unreadable} unreadable"),
         ("search", _search(manifest.gallery)),
         ("precision", _precision(manifest.int8)),
+        ("held out", _held_out(manifest.calibration)),
+        *((change.action, f"{len(change.paths)} images on {change.date}") for change in manifest.changes),
         ("fingerprint", data.fingerprint),
+        ("model id", manifest.id),
         ("versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
         ("files", ", ".join(file.name for file in manifest.files.values())),
     ):
@@ -186,6 +217,15 @@ def _search(info: GalleryInfo) -> str:
     reduced = f", reduced by {info.reduced}" if info.reduced else ""
     recall = "" if info.index == "exact" else f", recall@2 {info.recall_at_2:.3f} when built"
     return f"{info.index}{reduced}{recall}"
+
+
+def _held_out(info: CalibrationInfo | None) -> str:
+    from anomscan.images import printable
+
+    if info is None:
+        return "none: there are no p-values"
+    groups = "" if info.groups == info.images else f" in {info.groups} groups by {info.rule.group_by}"
+    return f"{info.images} images of {printable(info.root)}{groups}"
 
 
 def _print(table: Table) -> None:

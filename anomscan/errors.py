@@ -10,13 +10,14 @@ AnomscanError
 │   ├── ModelNotFound
 │   ├── ModelTooNew        written by a newer anomscan
 │   ├── ModelDamaged       a file is missing or its checksum is wrong
-│   └── GalleryTooSmall    fewer normals than neighbours
+│   ├── GalleryTooSmall    fewer normals than neighbours
+│   └── CalibrationTooSmall  too few held-out normals for a decision
 ├── WeightsUnavailable     no pretrained weights for a backbone
 ├── TrainingDiverged       the loss is no longer a number
 ├── Int8Differs            an 8-bit extractor ranks images differently
 └── ParityError            an exported file does not reproduce the scores
 
-Every message is one sentence for the person at the keyboard; ``cli.main`` catches the tree once.
+Every message is one sentence for the person at the keyboard; ``__main__.main`` catches the tree once.
 """
 
 
@@ -66,6 +67,10 @@ class ModelDamaged(ModelError):
 
 class GalleryTooSmall(ModelError):
     """Fewer normals in the gallery than neighbours asked for."""
+
+
+class CalibrationTooSmall(ModelError):
+    """Too few normals were held out for the alarm rate asked for, or none at all."""
 
 
 class WeightsUnavailable(AnomscanError):

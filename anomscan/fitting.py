@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from anomscan.bundle import MANIFEST, staging
-from anomscan.config import MethodInfo, Progress, ScorerInfo
+from anomscan.bundle import MANIFEST, read_manifest, staging
+from anomscan.calibration import hold_out
+from anomscan.config import HoldOut, MethodInfo, Progress, ScorerInfo
 from anomscan.errors import UsageError
 from anomscan.gallery import Reduction
 from anomscan.indexing import Fitted, build, existing, find_normals, in_int8
 from anomscan.options import AdaptOptions, BackboneChoice
 from anomscan.scorers import parse_scorer
+
+HELD_OUT = 0.2
+"""Share of the normals that are held out to calibrate with, where no other was asked for."""
+NOTHING = HoldOut()
 
 
 def adapt(root: str, folder: Path, options: AdaptOptions, progress: Progress) -> Fitted:
@@ -19,7 +24,7 @@ def adapt(root: str, folder: Path, options: AdaptOptions, progress: Progress) ->
     The normals that build the index are embedded by the exported ONNX graph, which also scores.
 
     Raises:
-        UsageError: unknown method or backbone.
+        UsageError: unknown method or backbone, or normals that cannot be held out as asked.
         InputError: ``root`` does not exist or holds no readable image.
         WeightsUnavailable, TrainingDiverged, ParityError, OutputError: the old model stays.
     """
@@ -32,7 +37,7 @@ def adapt(root: str, folder: Path, options: AdaptOptions, progress: Progress) ->
     scorer = _method_scorer(options.method, preset.scorer, options.scorer)
     reduction = _reduction(options.reduce, scorer.name)
     others = extractors.find_others(preset, options)
-    sources = find_normals(root)
+    sources, held_out = hold_out(root, find_normals(root), options.hold_out, options.seed)
     with staging(folder) as stage:
         progress("loading the backbone", 0, None, "")
         if preset.objective is None and preset.readout == "stages":
@@ -42,7 +47,9 @@ def adapt(root: str, folder: Path, options: AdaptOptions, progress: Progress) ->
             extraction = extractors.pretrained(sources, stage, options.backbone, method, scorer, progress)
         else:
             extraction = extractors.adapted(sources, others, stage, options, scorer, progress)
-        return build(root, sources, folder, stage, extraction, progress, reduction)
+        return build(
+            root, sources, held_out, options.hold_out, folder, stage, extraction, progress, reduction
+        )
 
 
 def index(
@@ -51,6 +58,7 @@ def index(
     backbone: BackboneChoice | None,
     scorer: str | None,
     progress: Progress,
+    rule: HoldOut = NOTHING,
     reduce: str | None = None,
     *,
     int8: bool = False,
@@ -60,22 +68,25 @@ def index(
 
     With ``backbone`` None the extractor of the model in ``folder`` is kept, adapted or not; where there
     is no model yet, or with a backbone, the pretrained features are taken as they are (DN2). With
-    ``scorer`` None an existing model's scorer is kept; else it is kNN. ``reduce`` is a
-    ``gallery.Reduction`` as on the command line; with None every normal is in the gallery. With ``int8``
-    the extractor becomes an 8-bit one; ``force`` takes it whatever it does to the scores.
+    ``scorer`` None an existing model's scorer is kept; else it is kNN. ``rule`` says which normals are
+    held out to calibrate with. ``reduce`` is a ``gallery.Reduction`` as on the command line; with None every
+    normal is in the gallery. With ``int8`` the extractor becomes an 8-bit one; ``force`` takes it whatever
+    it does to the scores.
 
     Raises:
         InputError: ``root`` does not exist or holds no readable image.
         ModelError: the model in ``folder`` cannot be used.
         UsageError, WeightsUnavailable, Int8Differs, OutputError: the old model stays.
     """
-    sources = find_normals(root)
+    normals = find_normals(root)
     with staging(folder) as stage:
         if backbone is None and (folder / MANIFEST).exists():
             extraction = existing(folder, stage, scorer)
+            sources, held_out = hold_out(root, normals, rule, extraction.method.seed)
         else:
             from anomscan.adapt import extraction as extractors
 
+            sources, held_out = hold_out(root, normals, rule, seed=0)
             progress("loading the backbone", 0, None, "")
             info = _method_scorer("none", "knn", scorer)
             choice, method = backbone or BackboneChoice(), MethodInfo("none", seed=0)
@@ -84,7 +95,7 @@ def index(
             progress("reducing the extractor to 8 bits", 0, None, "")
             extraction = in_int8(extraction, sources, stage, force=force)
         reduction = _reduction(reduce, extraction.scorer.info.name)
-        return build(root, sources, folder, stage, extraction, progress, reduction)
+        return build(root, sources, held_out, rule, folder, stage, extraction, progress, reduction)
 
 
 def _reduction(asked: str | None, scorer: str) -> Reduction | None:
@@ -92,6 +103,16 @@ def _reduction(asked: str | None, scorer: str) -> Reduction | None:
     if reduction is not None and reduction.name == "kmeans" and scorer == "samplewise":
         raise UsageError("the scorer samplewise cannot search among centroids; reduce with coreset:K")
     return reduction
+
+
+def hold_out_rule(folder: Path | None, share: float | None, group_by: str | None) -> HoldOut:
+    """What was asked for; what was not is as in the model of ``folder``, if there is one, or the default."""
+    rule = HoldOut(HELD_OUT)
+    if folder is not None and (folder / MANIFEST).exists():
+        calibration = read_manifest(folder).calibration
+        if calibration is not None:
+            rule = HoldOut(calibration.rule.share or HELD_OUT, calibration.rule.group_by)
+    return HoldOut(rule.share if share is None else share, group_by or rule.group_by)
 
 
 def _method_scorer(method: str, own: str, asked: str | None) -> ScorerInfo:

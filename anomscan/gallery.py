@@ -27,6 +27,8 @@ _SCANNED = 64  # an inexact search looks at one in so many lists, or at more whe
 _POINTS_A_LIST = 32
 _BLOCK = 50_000
 _PROJECTION = 128
+SAME, SAME_IN_8_BITS = 1e-4, 2e-2
+"""Relative distance up to which two features are of the same image: the rounding of other batch sizes."""
 
 
 class Gallery:
@@ -39,6 +41,8 @@ class Gallery:
 
     def __init__(self, index: faiss.Index) -> None:
         self._index = index
+        if isinstance(index, faiss.IndexIVF):
+            index.make_direct_map()  # what ``at`` finds features by
 
     @classmethod
     def build(cls, features: Features, metric: Metric = "cosine") -> Gallery:
@@ -131,6 +135,27 @@ class Gallery:
         """The features in the order in which they were added, (n, D) float32; of 8 bits where not exact."""
         vectors: Features = self._index.reconstruct_n(0, len(self))
         return vectors
+
+    def at(self, positions: NDArray[np.int64]) -> Features:
+        """The features at some positions, (m, D) float32."""
+        vectors: Features = self._index.reconstruct_batch(positions)
+        return vectors
+
+    def holds(self, queries: Features, neighbours: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which queries are vectors of the gallery, up to rounding.
+
+        Args:
+            queries: (n, D) float32.
+            neighbours: (n,) the position of the vector nearest to each.
+
+        Returns:
+            (n,) whether the two are the same; directly, since a distance from an inner product is rounded.
+        """
+        nearest, tolerance = self.at(neighbours), SAME if self.exact else SAME_IN_8_BITS
+        same: NDArray[np.bool_] = np.linalg.norm(queries - nearest, axis=1) <= tolerance * np.linalg.norm(
+            nearest, axis=1
+        )
+        return same
 
     def search(self, queries: Features, k: int) -> tuple[Features, NDArray[np.int64]]:
         """The ``k`` nearest normals of each query.

@@ -12,6 +12,7 @@ Rules, the same for normals and for incoming images:
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import struct
@@ -187,6 +188,20 @@ def decode_all(sources: Iterable[Source], preprocessing: Preprocessing, threads:
             return Decoded(source.path, None, str(error))
 
     return in_order(one, sources, threads, LOOK_AHEAD * threads)
+
+
+def thumbnail(path: str, side: int) -> bytes:
+    """A small WebP of the image, at most ``side`` pixels wide and high; raises UnreadableImage."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            image.draft(None, (2 * side, 2 * side))
+            rgb = _to_rgb(ImageOps.exif_transpose(image))
+            rgb.thumbnail((side, side))
+            buffer = io.BytesIO()
+            rgb.save(buffer, "WEBP", quality=80)
+            return buffer.getvalue()
+    except _DECODE_ERRORS as error:
+        raise UnreadableImage(_reason(error)) from error
 
 
 def printable(path: str) -> str:

@@ -7,7 +7,6 @@ import hashlib
 import importlib.metadata
 import os
 import platform
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,20 +15,25 @@ import numpy as np
 
 import anomscan
 from anomscan.bundle import (
+    CALIBRATION,
     EXTRACTOR,
     INDEX,
     NORMALS,
     SCORER,
     WEIGHTS,
     commit,
+    linked,
     read_manifest,
     verified,
     write_normals,
 )
+from anomscan.calibration import Calibration, group_name
 from anomscan.config import (
     BackboneInfo,
+    CalibrationInfo,
     DataInfo,
     GalleryInfo,
+    HoldOut,
     Int8Info,
     Manifest,
     MethodInfo,
@@ -38,7 +42,7 @@ from anomscan.config import (
     available_cores,
 )
 from anomscan.errors import InputError, NoImages, UsageError
-from anomscan.extractor import Extractor
+from anomscan.extractor import Extractor, Features
 from anomscan.gallery import Gallery, Reduction
 from anomscan.images import Decoded, Source, decode_all, find, printable
 from anomscan.int8 import make_int8
@@ -84,11 +88,7 @@ def existing(folder: Path, stage: Path, scorer: str | None) -> Extraction:
                 f"the extractor in {folder} was not exported for the scorer {scorer}; adapt again with it"
             )
         learned = make_scorer(asked, learned.state)
-    files = {}
-    for role in (EXTRACTOR, WEIGHTS):
-        source = verified(folder, manifest, role)
-        files[role] = stage / source.name
-        shutil.copyfile(source, files[role])
+    files = linked(folder, manifest, (EXTRACTOR, WEIGHTS), stage)
     return Extraction(
         files, manifest.backbone, manifest.preprocessing, manifest.method, learned, manifest.int8
     )
@@ -104,65 +104,128 @@ def in_int8(extraction: Extraction, sources: list[Source], stage: Path, *, force
     return replace(extraction, files={**extraction.files, EXTRACTOR: out}, int8=info)
 
 
-def build(
+@dataclass(frozen=True)
+class Embedded:
+    """Images below ``root`` and their features, (n, D) float32; the unreadable ones apart.
+
+    ``fingerprint`` is the SHA-256 over the relative paths and the preprocessed pixels.
+    """
+
+    root: str
+    paths: list[str]
+    features: Features
+    unreadable: list[Decoded]
+    fingerprint: str
+
+
+def embed(
+    what: str,
     root: str,
     sources: list[Source],
-    folder: Path,
-    stage: Path,
-    extraction: Extraction,
+    extractor: Extractor,
+    preprocessing: Preprocessing,
     progress: Progress,
-    reduction: Reduction | None = None,
-) -> Fitted:
-    """Embed the normals with the staged graph, build the gallery and commit everything."""
-    extractor = Extractor(extraction.files[EXTRACTOR], available_cores())
-    images = counted(
-        "embedding the normals", decoded(sources, extraction.preprocessing), len(sources), progress
-    )
-    vectors = np.empty((0, 0), np.float32)
-    normals: list[str] = []
+) -> Embedded:
+    """Embed ``sources``, images below ``root``; ``what`` is what ``progress`` calls it.
+
+    Raises:
+        InputError: none of them can be read.
+    """
+    images = counted(what, decoded(sources, preprocessing), len(sources), progress)
+    features = np.empty((0, 0), np.float32)
+    paths: list[str] = []
     unreadable: list[Decoded] = []
     fingerprint = hashlib.sha256()
     for batch, embedded in extractor.embed(images):
         if batch[0].pixels is None:
             unreadable.extend(batch)
             continue
-        if not normals:  # one array from the start: a million features do not fit twice
-            vectors = np.empty((len(sources), embedded.shape[1]), np.float32)
-        vectors[len(normals) : len(normals) + len(batch)] = embedded
+        if not paths:  # one array from the start: a million features do not fit twice
+            features = np.empty((len(sources), embedded.shape[1]), np.float32)
+        features[len(paths) : len(paths) + len(batch)] = embedded
         for image in batch:
-            normals.append(os.path.abspath(image.path))
+            paths.append(os.path.abspath(image.path))
             fingerprint.update(os.fsencode(os.path.relpath(image.path, root)))
             fingerprint.update(image.pixels.tobytes() if image.pixels is not None else b"")
-    if not normals:
+    if not paths:
         raise InputError(f"none of the {len(sources)} normal images can be read")
-    scorer, vectors, seed = extraction.scorer, vectors[: len(normals)], extraction.method.seed
-    scorer.fit(vectors, seed)
-    searched, images_of = vectors, normals
+    return Embedded(os.path.abspath(root), paths, features[: len(paths)], unreadable, fingerprint.hexdigest())
+
+
+def build(
+    root: str,
+    sources: list[Source],
+    held_out: list[Source],
+    rule: HoldOut,
+    folder: Path,
+    stage: Path,
+    extraction: Extraction,
+    progress: Progress,
+    reduction: Reduction | None = None,
+) -> Fitted:
+    """Embed the normals with the staged graph, build the gallery, calibrate and commit everything."""
+    extractor = Extractor(extraction.files[EXTRACTOR], available_cores())
+    preprocessing = extraction.preprocessing
+    normals = embed("embedding the normals", root, sources, extractor, preprocessing, progress)
+    calibrating = None
+    if held_out:
+        calibrating = embed("calibrating", root, held_out, extractor, preprocessing, progress)
+    scorer, seed = extraction.scorer, extraction.method.seed
+    scorer.fit(normals.features, seed)
+    searched, images_of = normals.features, normals.paths
     if reduction is not None:
-        searched, rows = reduction.apply(vectors, scorer.info.metric, seed)
-        images_of = [normals[row] for row in rows]
+        searched, rows = reduction.apply(normals.features, scorer.info.metric, seed)
+        images_of = [normals.paths[row] for row in rows]
     progress("building the gallery", 0, None, "")
     gallery, recall = Gallery.build_fast(searched, scorer.info.metric, seed)
-    scorer.score(vectors[:1], gallery, scorer.info.k)
-    index_file, normals_file, scorer_file = stage / "index", stage / "normals", stage / "scorer.npz"
-    gallery.save(index_file)
-    write_normals(normals_file, images_of)
-    scorer.save(scorer_file)
+    scorer.score(normals.features[:1], gallery, scorer.info.k)
+    staged = {**extraction.files, **stage_index(stage, gallery, images_of, scorer)}
+    info = None
+    if calibrating is not None:
+        staged[CALIBRATION], info = stage_calibration(stage, calibrating, gallery, scorer, rule)
+    unreadable = [*normals.unreadable, *(calibrating.unreadable if calibrating else [])]
     manifest = Manifest(
         anomscan=anomscan.__version__,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=now(),
         backbone=extraction.backbone,
-        preprocessing=extraction.preprocessing,
+        preprocessing=preprocessing,
         method=extraction.method,
         scorer=scorer.info,
-        data=DataInfo(os.path.abspath(root), len(normals), len(unreadable), fingerprint.hexdigest()),
+        data=DataInfo(normals.root, len(normals.paths), len(unreadable), normals.fingerprint),
         versions=_versions(),
         files={},
         gallery=GalleryInfo(gallery.kind, recall, str(reduction) if reduction else None, len(gallery)),
         int8=extraction.int8,
+        calibration=info,
     )
-    staged = {**extraction.files, INDEX: index_file, NORMALS: normals_file, SCORER: scorer_file}
     return Fitted(commit(folder, staged, manifest), unreadable)
+
+
+def stage_index(stage: Path, gallery: Gallery, normals: list[str], scorer: Scorer) -> dict[str, Path]:
+    """Write what scoring compares with into ``stage``."""
+    files = {INDEX: stage / "index", NORMALS: stage / "normals", SCORER: stage / "scorer.npz"}
+    gallery.save(files[INDEX])
+    write_normals(files[NORMALS], normals)
+    scorer.save(files[SCORER])
+    return files
+
+
+def stage_calibration(
+    stage: Path, held_out: Embedded, gallery: Gallery, scorer: Scorer, rule: HoldOut
+) -> tuple[Path, CalibrationInfo]:
+    """Score held-out normals as ``score`` would and write them into ``stage``."""
+    scores = scorer.score(held_out.features, gallery, scorer.info.k)
+    names = [group_name(path, rule.group_by) for path in held_out.paths]
+    calibration = Calibration(held_out.features, scores, names, held_out.paths)
+    file = stage / "calibration.npz"
+    calibration.save(file)
+    images = len(calibration.paths)
+    return file, CalibrationInfo(rule, held_out.root, images, calibration.groups, held_out.fingerprint)
+
+
+def now() -> str:
+    """The time of day, for the record."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def decoded(sources: Iterable[Source], preprocessing: Preprocessing) -> Iterator[Decoded]:

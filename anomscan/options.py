@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from anomscan.config import DEFAULT_BACKBONE
+from anomscan.config import DEFAULT_BACKBONE, HoldOut
+from anomscan.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class AdaptOptions:
 
     ``outliers`` and ``reference`` are folders that some methods need. ``scorer`` and ``steps`` None take
     the method's; ``time_budget`` is in seconds of training; ``memory`` is what the cached activations
-    may take, in bytes, before they go to a memory-mapped file; ``reduce`` is a ``gallery.Reduction``.
+    may take, in bytes, before they go to a memory-mapped file; ``reduce`` is a ``gallery.Reduction``;
+    ``hold_out`` says which normals calibrate.
     """
 
     method: str = "auto"
@@ -37,3 +39,21 @@ class AdaptOptions:
     device: str = "auto"
     memory: float = 2e9
     reduce: str | None = None
+    hold_out: HoldOut = field(default_factory=HoldOut)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """When an image is called anomalous; at most one of the three.
+
+    By p-value, so that at most ``fpr`` of the normals are; by Benjamini-Hochberg over the batch, so that at
+    most ``fdr`` of those called so are normal; or by a raw score of ``threshold`` or more. Raises UsageError.
+    """
+
+    fpr: float | None = None
+    fdr: float | None = None
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        if sum(value is not None for value in (self.fpr, self.fdr, self.threshold)) > 1:
+            raise UsageError("--fpr, --fdr and --threshold are three ways to decide; choose one")

@@ -21,7 +21,7 @@ from anomscan.bundle import Model, read_manifest, read_model
 from anomscan.config import available_cores
 from anomscan.errors import ModelNotFound
 from anomscan.extractor import Features
-from anomscan.fitting import index
+from anomscan.fitting import NOTHING, index
 from anomscan.gallery import Gallery, Reduction
 from anomscan.images import decode_all, find
 from anomscan.measures import auroc
@@ -40,7 +40,7 @@ def indexed(root: Path, folder: Path, size: int | None) -> Model:
     try:
         read_manifest(folder)
     except ModelNotFound:
-        index(os.fspath(root / "train"), folder, BackboneChoice(size=size), None, report)
+        index(os.fspath(root / "train"), folder, BackboneChoice(size=size), None, report, NOTHING)
     return read_model(folder, available_cores())
 
 

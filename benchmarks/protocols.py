@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from anomscan.adapt.presets import find_preset
 from anomscan.bundle import read_model
 from anomscan.config import available_cores
-from anomscan.fitting import adapt
+from anomscan.fitting import NOTHING, adapt
 from anomscan.images import find
 from anomscan.measures import auroc
 from anomscan.options import AdaptOptions, BackboneChoice
@@ -113,7 +113,9 @@ def measure(root: Path, run: Run, task: Task, scratch: Path) -> dict[str, float]
     everything = draw(root / "test", sorted(os.listdir(root / "test")), run.test, np.random.default_rng(0))
     counted = {*task.primary, *task.anomalous, *([task.secondary] if task.secondary else [])}
     tested = [path for path in everything if path.parent.name in counted]
-    options = AdaptOptions(method=run.method, backbone=BackboneChoice(size=run.size), seed=run.seed)
+    options = AdaptOptions(
+        method=run.method, backbone=BackboneChoice(size=run.size), seed=run.seed, hold_out=NOTHING
+    )
     objective = find_preset(run.method).objective
     needs = objective().needs if objective is not None else None
     if needs is not None:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from anomscan.bundle import Model, read_model
+from anomscan.config import HoldOut
 from anomscan.fitting import adapt, index
 from anomscan.indexing import Fitted
 from anomscan.options import AdaptOptions, BackboneChoice
@@ -63,6 +64,14 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, normal_folder: Path) 
     """A model of the normals: the default backbone, unadapted, at 64 pixels. Read it, never write it."""
     folder = tmp_path_factory.mktemp("session") / "model"
     index(str(normal_folder), folder, BackboneChoice(size=SIZE), None, silent)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def calibrated_folder(tmp_path_factory: pytest.TempPathFactory, normal_folder: Path) -> Path:
+    """The same, with half of the normals held out: p-values from 1/11 up. Read it, never write it."""
+    folder = tmp_path_factory.mktemp("session") / "model"
+    index(str(normal_folder), folder, BackboneChoice(size=SIZE), None, silent, HoldOut(0.5))
     return folder
 
 

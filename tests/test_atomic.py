@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from anomscan.atomic import sha256, whole_file
+from anomscan.atomic import deliver, sha256, whole_file
 from anomscan.errors import OutputError
 
 
@@ -57,3 +57,23 @@ def test_a_device_is_written_directly() -> None:
 def test_sha256(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_files_are_delivered_and_nothing_is_overwritten(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.png").write_text(name)
+    target = tmp_path / "new" / "folder"
+    deliver([str(tmp_path / "a" / "x.png"), str(tmp_path / "b" / "x.png")], target, move=False)
+    assert {path.name: path.read_text() for path in target.iterdir()} == {"x.png": "a", "x-1.png": "b"}
+    deliver([str(tmp_path / "a" / "x.png")], target, move=True)
+    assert (target / "x-2.png").read_text() == "a"
+    assert not (tmp_path / "a" / "x.png").exists()
+
+
+def test_a_file_that_has_gone_does_not_keep_the_others(tmp_path: Path) -> None:
+    (tmp_path / "there.png").touch()
+    paths = [str(tmp_path / name) for name in ("gone.png", "there.png", "gone too.png")]
+    with pytest.raises(OutputError, match=r"cannot move .*gone\.png.*No such file.*\(and 1 more\)"):
+        deliver(paths, tmp_path / "out", move=True)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["there.png"]

@@ -180,3 +180,19 @@ def test_a_writer_killed_at_any_call_leaves_a_whole_model(folder: Path) -> None:
         killed += 1
     assert killed >= 10
     assert old == new
+
+
+def test_a_model_of_before_there_were_calibrations(folder: Path) -> None:
+    data = json.loads((folder / "model.json").read_text())
+    del data["calibration"], data["changes"]
+    (folder / "model.json").write_text(json.dumps(data))
+    assert read_manifest(folder).calibration is None
+    assert read_model(folder, threads=1).calibration is None
+
+
+def test_a_tampered_calibration(calibrated_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(calibrated_folder, tmp_path / "m"))
+    with open(next(folder.glob("calibration-*")), "ab") as file:
+        file.write(b"!")
+    with pytest.raises(ModelDamaged, match="checksum differs"):
+        read_model(folder, threads=1)

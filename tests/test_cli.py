@@ -195,7 +195,7 @@ class Block:
         if name.partition(".")[0] in {"torch", "torchvision", "timm", "onnx", "onnxscript", "safetensors"}:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Block())
-from anomscan.cli import main
+from anomscan.__main__ import main
 main()
 """
 
@@ -365,3 +365,183 @@ def test_version(run: Run) -> None:
     import anomscan
 
     assert run("--version").stdout.decode() == f"anomscan {anomscan.__version__}\n"
+
+
+@pytest.fixture
+def judged(incoming: Path) -> Path:
+    """Six drawn images like the normals, and two that are not."""
+    for name in ("odd.png", "=odd.png"):
+        draw(410).rotate(45).resize((96, 30)).save(incoming / name)
+    return incoming
+
+
+def test_fpr_fills_p_value_and_anomalous(run: Run, calibrated_folder: Path, judged: Path) -> None:
+    found = rows(run("score", judged, "--model", calibrated_folder, "--fpr", "0.1").stdout)
+    assert {row["anomalous"] for row in found[:2]} == {"True"}
+    assert all(row["anomalous"] == str(float(row["p_value"]) <= 0.1) for row in found)
+    plain = rows(run("score", judged, "--model", calibrated_folder).stdout)
+    assert [row["p_value"] for row in plain] == [row["p_value"] for row in found]
+    assert {row["anomalous"] for row in plain} == {""}
+
+
+def test_csv_and_json_lines_carry_the_same_decisions(run: Run, calibrated_folder: Path, judged: Path) -> None:
+    arguments = ("score", ".", "--model", calibrated_folder, "--fdr", "0.5")
+    as_csv = rows(run(*arguments, cwd=judged).stdout)
+    lines = run(*arguments, "--format", "jsonl", cwd=judged).stdout.splitlines()
+    as_json = [json.loads(line) for line in lines]
+    plain = [{key: "" if value is None else str(value) for key, value in row.items()} for row in as_json]
+    assert plain == as_csv
+    named = run("score", "=odd.png", "--model", calibrated_folder, cwd=judged)
+    assert [row["path"] for row in rows(named.stdout)] == ["./=odd.png"]
+    assert (judged / rows(named.stdout)[0]["path"]).exists()
+
+
+def test_a_normal_scored_again_is_never_anomalous(
+    run: Run, calibrated_folder: Path, normal_folder: Path
+) -> None:
+    for option in ("--fpr", "--fdr"):
+        done = run("score", normal_folder, "--model", calibrated_folder, option, "0.5", "--fail-on-anomaly")
+        assert done.returncode == 0
+        assert {(row["p_value"], row["anomalous"]) for row in rows(done.stdout)} == {("1.0", "False")}
+
+
+def test_a_threshold_needs_no_calibration(run: Run, model_folder: Path, judged: Path) -> None:
+    scores = [float(row["score"]) for row in rows(run("score", judged, "--model", model_folder).stdout)]
+    arguments = ("score", judged, "--model", model_folder, "--threshold", str(scores[1]))
+    assert [row["anomalous"] for row in rows(run(*arguments).stdout)] == ["True"] * 2 + ["False"] * 6
+    assert run(*arguments).returncode == 0
+    assert run(*arguments, "--fail-on-anomaly").returncode == 10
+    (judged / "broken.png").touch()
+    assert run(*arguments).returncode == 3
+    assert run(*arguments, "--fail-on-anomaly").returncode == 10
+    none = run("score", judged, "--model", model_folder, "--threshold", "9", "--fail-on-anomaly")
+    assert none.returncode == 3
+    assert none.stderr.decode().splitlines() == [
+        "0 of 8 images are anomalous",
+        "1 of 9 files could not be read",
+    ]
+
+
+def test_anomalous_files_are_moved_or_copied_and_nothing_is_overwritten(
+    run: Run, calibrated_folder: Path, judged: Path, tmp_path: Path
+) -> None:
+    aside = tmp_path / "aside" / "today"
+    decide = ("--model", calibrated_folder, "--fpr", "0.1")
+    found = rows(run("score", judged, *decide, "--copy-anomalous", aside).stdout)
+    called = {Path(row["path"]).name for row in found if row["anomalous"] == "True"}
+    assert {"odd.png", "=odd.png"} <= called
+    assert {path.name for path in aside.iterdir()} == called
+    first = (aside / "odd.png").read_bytes()
+    assert run("score", judged, *decide, "--move-anomalous", aside).returncode == 0
+    assert (aside / "odd.png").read_bytes() == (aside / "odd-1.png").read_bytes() == first
+    assert len(list(aside.iterdir())) == 2 * len(called)
+    assert not (judged / "odd.png").exists()
+
+
+def test_the_summary(run: Run, calibrated_folder: Path, judged: Path, tmp_path: Path) -> None:
+    (judged / "broken.png").touch()
+    run("score", judged, "--model", calibrated_folder, "--fpr", "0.1", "--summary", "s.json")
+    summary = json.loads((tmp_path / "s.json").read_text())
+    info = json.loads(run("info", "--json", "--model", calibrated_folder).stdout)
+    assert (summary["images"], summary["unreadable"], summary["held_out"]) == (9, 1, 10)
+    assert summary["anomalous"] >= 2
+    assert summary["decision"] == {"fpr": 0.1, "fdr": None, "threshold": None}
+    assert list(summary["quantiles"]) == ["0", "0.05", "0.25", "0.5", "0.75", "0.95", "1"]
+    assert sorted(summary["quantiles"].values()) == list(summary["quantiles"].values())
+    assert summary["drift"] is None
+    assert summary["images_per_second"] > 0
+    assert len(summary["model"]) == 16
+    assert info["calibration"]["images"] == 10
+
+
+def test_a_batch_that_has_shifted_says_so(run: Run, calibrated_folder: Path, tmp_path: Path) -> None:
+    for name, noise in (("same", 0), ("shifted", 60)):
+        (tmp_path / name).mkdir()
+        for seed in range(60):
+            image = draw(1000 + seed)
+            image.point([min(255, level + noise) for level in range(256)] * 3).save(
+                tmp_path / name / f"{seed}.png"
+            )
+    arguments = ("--model", calibrated_folder, "--summary", "s.json", "-o", os.devnull, "--fpr", "0.1")
+    same = run("score", "same", *arguments)
+    assert b"shifted" not in same.stderr
+    assert json.loads((tmp_path / "s.json").read_text())["drift"]["shifted"] is False
+    shifted = run("score", "shifted", *arguments)
+    assert shifted.stderr.decode().splitlines() == [
+        "the whole batch has shifted: lamp, lens, or a new product? recalibrate"
+    ]
+    drift = json.loads((tmp_path / "s.json").read_text())["drift"]
+    assert drift["shifted"]
+    assert drift["p_value"] <= 0.01
+
+
+def test_index_adds_and_removes(run: Run, calibrated_folder: Path, judged: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(calibrated_folder, tmp_path / "m")
+    added = run("index", "--add", judged / "odd.png", judged / "=odd.png", "--model", folder)
+    assert added.returncode == 0, added.stderr.decode()
+    assert "12 normals" in added.stderr.decode()
+    again = rows(run("score", judged / "odd.png", "--model", folder, "--fpr", "0.1").stdout)
+    assert (again[0]["p_value"], again[0]["anomalous"]) == ("1.0", "False")
+    assert "added" in run("info", "--model", folder).stdout.decode()
+    assert "11 normals" in run("index", "--remove", judged / "odd.png", "--model", folder).stderr.decode()
+
+
+def test_calibrate_and_index_keep_the_rule(
+    run: Run, calibrated_folder: Path, normal_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(calibrated_folder, tmp_path / "m")
+    (tmp_path / "day" / "a").mkdir(parents=True)
+    for seed in range(12):
+        draw(600 + seed).save(tmp_path / "day" / "a" / f"{seed}.png")
+    done = run("calibrate", "day", "--model", folder, "--group-by", "folder")
+    assert "12 more are held out in 1 groups" in done.stderr.decode()
+    refused = run("score", "day", "--model", folder, "--fpr", "0.1")
+    assert "needs 9 held-out groups of normals and the model has 1" in refused.stderr.decode()
+    done = run("index", normal_folder, "--model", folder, "--group-by", "none", "--holdout", "0.3")
+    assert "6 more are held out: p-values from 0.14 up" in done.stderr.decode()
+    assert "6 more are held out" in run("index", normal_folder, "--model", folder).stderr.decode()
+    done = run("index", normal_folder, "--model", folder, "--holdout", "0")
+    assert "no normals are held out" in done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["--fpr", "0.05"], 1, "--fpr 0.05 needs 19 held-out normals and the model has 10"),
+        (["--fdr", "0.01"], 1, "--fdr 0.01 needs 99 held-out normals"),
+        (["--fpr", "0.1", "--fdr", "0.1"], 2, "three ways to decide; choose one"),
+        (["--fail-on-anomaly"], 2, "say so with --fpr, --fdr or --threshold"),
+        (["--move-anomalous", "x"], 2, "say so with --fpr, --fdr or --threshold"),
+        (["--fpr", "2"], 2, "--fpr"),
+        (["--fpr", "0.1", "--report", "no/folder.html"], 1, "cannot write no/folder.html"),
+        (["--fpr", "0.1", "--move-anomalous", "file"], 1, "to file: File exists"),
+    ],
+)
+def test_what_goes_wrong_in_a_decision_is_one_sentence(
+    run: Run,
+    calibrated_folder: Path,
+    judged: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    code: int,
+    sentence: str,
+) -> None:
+    (tmp_path / "file").touch()
+    done = run("score", judged, "--model", calibrated_folder, *arguments)
+    text = " ".join(done.stderr.decode().replace("│", " ").split())
+    assert (done.returncode, sentence in text, "Traceback" in text) == (code, True, False), text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["index", "a", "b"], "name one folder"),
+        (["index", "--add", "--remove", "a"], "leave each other"),
+        (["index", "--add", "a", "--scorer", "mean"], "leave each other"),
+        (["index", "--remove", "a", "--holdout", "0.1"], "leave each other"),
+    ],
+)
+def test_what_index_refuses(run: Run, arguments: list[str], sentence: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert sentence in done.stderr.decode()

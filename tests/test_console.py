@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import REPOSITORY, draw
 
 
@@ -60,3 +62,17 @@ def test_a_hostile_name_cannot_write_to_the_terminal(model_folder: Path, tmp_pat
     shown = in_terminal("score", ".", "--model", model_folder, cwd=tmp_path)
     assert "\x1b[2J" not in shown
     assert r"\x1b[2J[red].png" in plain(shown)
+
+
+def test_p_values_have_a_bar_and_no_colour_where_none_is_wanted(
+    calibrated_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(410).rotate(45).resize((96, 30)).save(tmp_path / "odd.png")
+    draw(0).save(tmp_path / "normal.png")
+    arguments = ("score", ".", "--model", calibrated_folder, "--top", "2", "--fpr", "0.1")
+    shown = in_terminal(*arguments, cwd=tmp_path)
+    assert "\x1b[1;31m██████" in shown
+    assert re.search(r"1 +\d\.\d{4} +██████ 0\.091! +\./odd\.png", plain(shown))
+    assert all(len(line.rstrip()) <= 80 for line in plain(shown).replace("\r", "\n").splitlines())
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not re.search(r"\x1b\[[\d;]*3\dm", in_terminal(*arguments, cwd=tmp_path))

@@ -13,10 +13,11 @@ import pytest
 
 from anomscan.adapt import extraction
 from anomscan.adapt.presets import PRESETS
-from anomscan.bundle import INDEX, WEIGHTS, read_model
+from anomscan.bundle import CALIBRATION, INDEX, SCORER, WEIGHTS, read_model
+from anomscan.config import HoldOut
 from anomscan.errors import GalleryTooSmall, InputError, NoImages, UsageError
 from anomscan.exporting import export
-from anomscan.fitting import index
+from anomscan.fitting import hold_out_rule, index
 from anomscan.images import find
 from anomscan.options import BackboneChoice
 from anomscan.screening import Ranking, score
@@ -179,3 +180,46 @@ def test_an_interrupted_adapt_leaves_the_old_model(
     assert process.returncode == -how, process.stderr.decode()
     assert json.loads((folder / "model.json").read_text()) == before
     assert len(read_model(folder, threads=1).gallery) == 20
+
+
+@pytest.mark.parametrize(("method", "scorer"), [("panda-es", "mahalanobis"), ("none", "kmeans:3")])
+def test_what_is_held_out_shapes_nothing(
+    fit: Fit, normal_folder: Path, tmp_path: Path, method: str, scorer: str
+) -> None:
+    """The same features and the same scorer come from the other images alone."""
+    steps = {} if method == "none" else {"steps": 2}
+    fitted = fit(normal_folder, tmp_path / "m", method=method, scorer=scorer, hold_out=HoldOut(0.3), **steps)
+    model = read_model(tmp_path / "m", threads=1)
+    assert model.calibration is not None
+    assert len(model.calibration.paths) == 6
+    assert not set(model.calibration.paths) & set(model.normals)
+    (tmp_path / "kept").mkdir()
+    for path in model.normals:
+        shutil.copy(path, tmp_path / "kept")
+    alone = fit(tmp_path / "kept", tmp_path / "alone", method=method, scorer=scorer, **steps)
+    for role in (INDEX, SCORER):
+        assert fitted.manifest.files[role] == alone.manifest.files[role]
+    assert (CALIBRATION in fitted.manifest.files, CALIBRATION in alone.manifest.files) == (True, False)
+    np.testing.assert_allclose(
+        model.calibration.scores,
+        model.scorer.score(model.calibration.features, model.gallery, 2),
+        rtol=1e-5,
+    )
+
+
+def test_the_rule_is_the_models_unless_another_is_asked_for(
+    calibrated_folder: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    assert hold_out_rule(calibrated_folder, None, None) == HoldOut(0.5, "none")
+    assert hold_out_rule(calibrated_folder, 0.1, "folder") == HoldOut(0.1, "folder")
+    for folder in (model_folder, tmp_path / "none", None):
+        assert hold_out_rule(folder, None, "prefix") == HoldOut(0.2, "prefix")
+
+
+def test_with_few_normals_none_is_held_out(fit: Fit, normal_folder: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted(normal_folder.iterdir())[:9]:
+        shutil.copy(path, few)
+    manifest = fit(few, tmp_path / "m", method="none", hold_out=HoldOut(0.2)).manifest
+    assert (manifest.data.images, manifest.calibration) == (9, None)

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from anomscan.bundle import Model, read_model
-from anomscan.errors import GalleryTooSmall, NoImages, UnreadableImage
+from anomscan.errors import CalibrationTooSmall, GalleryTooSmall, NoImages, UnreadableImage
 from anomscan.images import Source, decode, find
+from anomscan.options import Decision
 from anomscan.report import Row
-from anomscan.screening import Ranking, score
+from anomscan.screening import FeatureSample, Ranking, check, decide, score
 from tests.conftest import draw, silent
 
 
@@ -140,3 +141,71 @@ def test_rows_do_not_depend_on_the_threads(model_folder: Path, incoming: Path) -
             score(find([str(incoming)]), loaded, ranking, k=None, threads=threads, progress=silent)
             found.append(list(ranking.rows()))
     assert found[0] == found[1] == found[2]
+
+
+def calibrated(folder: Path) -> Model:
+    return read_model(folder, threads=1)
+
+
+def test_every_normal_again_has_a_p_value_of_one(calibrated_folder: Path, normal_folder: Path) -> None:
+    loaded = calibrated(calibrated_folder)
+    for path in normal_folder.iterdir():  # alone in its batch, unlike when the index was built
+        (row,) = ranked(loaded, path)
+        assert row.p_value == 1.0
+    assert {row.p_value for row in ranked(loaded, normal_folder)} == {1.0}
+
+
+def test_p_values_are_those_of_the_same_scores(calibrated_folder: Path, incoming: Path) -> None:
+    loaded = calibrated(calibrated_folder)
+    assert loaded.calibration is not None
+    for k in (None, 3):
+        held_out = loaded.scorer.score(loaded.calibration.features, loaded.gallery, k or 2)
+        for row in ranked(loaded, incoming, k=k)[:-1]:
+            assert row.score is not None
+            close = np.abs(held_out - row.score).min() < 1e-6  # a tie up to rounding may fall either way
+            assert close or row.p_value == (1 + (held_out >= row.score).sum()) / 11
+
+
+def test_decisions(calibrated_folder: Path) -> None:
+    held_out = calibrated(calibrated_folder).calibration
+    assert held_out is not None
+    with Ranking() as ranking:
+        for i, p_value in enumerate((1 / 11, 1 / 11, 2 / 11, 1.0)):
+            ranking.add(f"{i}", 1.0 - i / 10, "n", p_value)
+        ranking.add_unreadable("broken", "broken")
+        decide(Decision(), ranking, held_out)
+        assert {row.anomalous for row in ranking.rows()} == {None}
+        decide(Decision(fpr=0.1), ranking, held_out)
+        assert [row.anomalous for row in ranking.rows()] == [True, True, False, False, None]
+        decide(Decision(fdr=0.19), ranking, held_out)
+        assert list(ranking.anomalous_paths()) == ["0", "1"]
+        decide(Decision(fdr=0.25), ranking, held_out)
+        assert list(ranking.anomalous_paths()) == ["0", "1", "2"]
+        assert decide(Decision(threshold=0.7), ranking, None) == 0.7
+        assert [row.anomalous for row in ranking.rows()] == [True, True, True, True, None]
+        assert ranking.anomalous == 4
+        assert ranking.p_values()[1].tolist() == [2, 1, 1]
+        assert [ranking.quantile(share) for share in (0, 0.5, 1)] == [0.7, 0.8, 1.0]
+        assert ranking.histogram(0.65, 0.85, 2) == [1, 3]
+
+
+def test_a_decision_that_cannot_be_made_is_refused(model: Model, calibrated_folder: Path) -> None:
+    check(Decision(threshold=1.0), model)
+    check(Decision(fpr=1 / 11), calibrated(calibrated_folder))
+    with pytest.raises(CalibrationTooSmall, match="the model has none"):
+        check(Decision(fpr=0.5), model)
+    with pytest.raises(CalibrationTooSmall, match=r"--fdr 0\.05 needs 19 held-out normals"):
+        check(Decision(fdr=0.05), calibrated(calibrated_folder))
+
+
+def test_the_sample_is_bounded_and_holds_the_top() -> None:
+    sample = FeatureSample(top=3)
+    for i in range(2000):
+        sample.add(f"{i}", float(i % 1000), np.full(4, i, np.float32), known=i % 2 == 0)
+    features = sample.features()
+    assert {"1999", "999", "998"} <= features.keys()
+    assert len(features) <= 503
+    scores, others = sample.others()
+    assert len(scores) == len(others) == 500
+    assert (others[:, 0] % 2 == 1).all()
+    np.testing.assert_array_equal(others[:, 0] % 1000, scores)
