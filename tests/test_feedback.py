@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from anomscan.bundle import Model, read_manifest, read_model
-from anomscan.errors import GalleryTooSmall, InputError, NoImages
+from anomscan.errors import GalleryTooSmall, InputError, NoImages, UsageError
 from anomscan.feedback import add, calibrate, remove
 from anomscan.fitting import index
 from anomscan.images import find
@@ -192,3 +192,12 @@ def test_feedback_keeps_the_bound() -> None:
         calibration = Calibration(held_out, knn_score(search(held_out, 2)[0]), names, names)
         rates.append((calibration.p_values(knn_score(search(x[1000:], 2)[0])) <= 0.05).mean())
     assert np.mean(rates) <= 0.05 + 3 * np.std(rates) / np.sqrt(40)
+
+
+def test_a_gallery_that_is_not_whole_takes_no_changes(
+    folder: Path, normal_folder: Path, alarms: list[str]
+) -> None:
+    index(str(normal_folder), folder, None, None, silent, reduce="coreset:5")
+    for change in (lambda: add(alarms, folder, silent), lambda: remove(alarms, folder)):
+        with pytest.raises(UsageError, match="no longer has every feature"):
+            change()

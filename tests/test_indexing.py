@@ -69,7 +69,7 @@ def test_a_reduced_gallery_still_names_normals_and_exports(
     model_folder: Path, normal_folder: Path, tmp_path: Path, how: str
 ) -> None:
     folder = Path(shutil.copytree(model_folder, tmp_path / "m"))
-    manifest = index(str(normal_folder), folder, None, None, silent, how).manifest
+    manifest = index(str(normal_folder), folder, None, None, silent, reduce=how).manifest
     assert (manifest.data.images, manifest.gallery) == (20, GalleryInfo("exact", 1.0, how, 4))
     model = read_model(folder, threads=1)
     assert len(model.gallery) == len(model.normals) == 4
@@ -94,8 +94,8 @@ def test_a_reduction_that_does_not_exist_or_is_too_large(
 ) -> None:
     folder = Path(shutil.copytree(model_folder, tmp_path / "m"))
     with pytest.raises(UsageError, match="choose kmeans:K or coreset:K"):
-        index(str(normal_folder), folder, None, None, silent, "pca:3")
+        index(str(normal_folder), folder, None, None, silent, reduce="pca:3")
     for how in ("kmeans:21", "coreset:21"):
         with pytest.raises(GalleryTooSmall, match="too few for"):
-            index(str(normal_folder), folder, None, None, silent, how)
+            index(str(normal_folder), folder, None, None, silent, reduce=how)
     assert read_manifest(folder) == read_manifest(model_folder)
