@@ -1,9 +1,8 @@
 """Which outputs of a network make up its feature vector.
 
-The head alone is what the papers use. The maxima of the deep stages beside it, all under a square root,
-find more, except where the normals have next to nothing in common; a coarse map of one stage finds more
-where they show the same thing in the same place; and where they do not, averaging over the image and its
-mirror image does. How much they have in common, and in the same place, can be told from the normals alone:
+The head alone is what the papers use. Where the normals show the same thing in the same place, maxima of
+the deep stages and a coarse map of one of them find more; where they do not, these mislead, and averaging
+over the image and its mirror image finds more. Which of the two holds can be told from the normals alone:
 no labels, nothing trained.
 """
 
@@ -29,62 +28,56 @@ from anomscan.images import Decoded
 
 GRID = 5
 """Rows and columns of the coarse map."""
-HOMOGENEITY = (0.27, 0.36)
-"""Where the weight of the maxima rises from 0 to 1, and the power goes from 1 to 1/2."""
 ALIGNMENT = (0.75, 0.85)
-"""Where the weight of the coarse map rises from 0 to 1; below, features are averaged with the mirror's."""
+"""Where the weight of the stages rises from 0 to 1; below, features are averaged with the mirror's."""
 ENOUGH_NORMALS = 200
-"""The weight of the coarse map is scaled down in proportion where there are fewer normals."""
+"""The weight is scaled down in proportion where there are fewer normals."""
 
 
 @dataclass(frozen=True)
 class Gate:
     """What the normals say, and what follows for the readout.
 
-    ``homogeneity`` is the squared length of the mean of their normalised head features: 1 where all are
-    alike. ``alignment`` is the same of their coarse maps, over that of the same stage averaged over its
-    area: 1 where every normal has the same thing in the same place.
+    ``alignment`` is the squared length of the mean of their normalised coarse maps, over that of the
+    same stage averaged over its area: 1 where every normal has the same thing in the same place. None
+    where the network has no map, and then nothing follows.
     """
 
-    homogeneity: float
-    alignment: float
+    alignment: float | None
     normals: int
 
     @property
-    def maxima(self) -> float:
-        """Weight of the stages' maxima beside the head, in [0, 1]."""
-        return _rise(self.homogeneity, HOMOGENEITY)
-
-    @property
-    def power(self) -> float:
-        """Exponent of head and maxima: 1/2 is the square root of Hellinger's distance."""
-        return 1 - self.maxima / 2
-
-    @property
-    def map(self) -> float:
-        """Weight of the coarse map beside the head, in [0, 1]."""
-        return _rise(self.alignment, ALIGNMENT) * min(1.0, self.normals / ENOUGH_NORMALS)
+    def weight(self) -> float:
+        """Weight of every output beside the head, in [0, 1]."""
+        if self.alignment is None:
+            return 0.0
+        closed, opened = ALIGNMENT
+        rise = (self.alignment - closed) / (opened - closed)
+        return min(1.0, max(0.0, rise)) * min(1.0, self.normals / ENOUGH_NORMALS)
 
     @property
     def mirrored(self) -> bool:
         """Whether an image and its mirror image are to have the same features; twice the work."""
-        return self.maxima > 0 and self.alignment < ALIGNMENT[0]
+        return self.alignment is not None and self.alignment < ALIGNMENT[0]
 
     def record(self) -> dict[str, Any]:
         """The gate, for ``model.json``."""
-        read = [f"stage maxima with weight {self.maxima:.2f}", f"a coarse map with weight {self.map:.2f}"]
-        read += ["averaged with the mirror image"] * self.mirrored
-        reason = (
-            f"the normals' homogeneity is {self.homogeneity:.2f}, their alignment {self.alignment:.2f}: "
-            + ", ".join(read)
+        follows = (
+            "features are averaged with the mirror image's"
+            if self.mirrored
+            else f"the stages have weight {self.weight:.2f}"
         )
-        weights = {"maxima": self.maxima, "power": self.power, "map": self.map, "mirrored": self.mirrored}
-        return {"reason": reason, "homogeneity": self.homogeneity, "alignment": self.alignment, **weights}
-
-
-def _rise(value: float, limits: tuple[float, float]) -> float:
-    low, high = limits
-    return min(1.0, max(0.0, (value - low) / (high - low)))
+        reason = (
+            "the network has no map to tell the normals' alignment by, so its head is all there is"
+            if self.alignment is None
+            else f"the normals' alignment is {self.alignment:.2f}, so {follows}"
+        )
+        return {
+            "reason": reason,
+            "alignment": self.alignment,
+            "weight": self.weight,
+            "mirrored": self.mirrored,
+        }
 
 
 class StageOutputs(nn.Module):
@@ -101,8 +94,7 @@ class StageOutputs(nn.Module):
         self.body = _exposing(backbone.model, names)
         size = backbone.preprocessing.height, backbone.preprocessing.width
         with torch.no_grad():
-            head, *stages = self.body(torch.zeros(1, 3, *size))
-        self.dim = head.shape[1]
+            _, *stages = self.body(torch.zeros(1, 3, *size))
         middle = _channels_first(stages[self.middle])
         self.channels = middle.shape[-1] if middle.ndim == 3 else middle.shape[1]
         self.has_map = middle.ndim == 4
@@ -125,11 +117,7 @@ class StageOutputs(nn.Module):
 
 
 class StageReadout(nn.Module):
-    """The head beside the stages' maxima and the coarse map, as the gate says.
-
-    The square root before the norm keeps a few large channels from deciding every distance (Arandjelovic
-    and Zisserman 2012, RootSIFT; signed as in Perronnin et al. 2010).
-    """
+    """The head beside the stages' maxima and the coarse map, or averaged with the mirror image's."""
 
     def __init__(self, outputs: StageOutputs, gate: Gate) -> None:
         super().__init__()
@@ -137,18 +125,15 @@ class StageReadout(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised pixels to features of norm 1, (N, D)."""
-        blocks = self._blocks(images)
-        if self.gate.mirrored:
-            mirrored = self._blocks(images.flip(3))
-            blocks = [_unit(block + other) for block, other in zip(blocks, mirrored, strict=True)]
-        head, *beside = blocks
-        weights = [self.gate.maxima] * (len(beside) - 1) + [self.gate.map]
-        kept = [weight**0.5 * block for weight, block in zip(weights, beside, strict=True) if weight]
-        return _unit(torch.cat([head, *kept], dim=1))
-
-    def _blocks(self, images: Tensor) -> list[Tensor]:
         head, maxima, coarse, _ = self.outputs(images)
-        return [*(_unit(_signed_power(block, self.gate.power)) for block in (head, *maxima)), _unit(coarse)]
+        head = _unit(head)
+        if self.gate.mirrored:
+            mirrored, *_ = self.outputs(images.flip(3))
+            return _unit(head + _unit(mirrored))
+        if self.gate.weight == 0:
+            return head
+        beside = [self.gate.weight**0.5 * _unit(block) for block in (*maxima, coarse)]
+        return _unit(torch.cat([head, *beside], dim=1))
 
 
 def _unit(features: Tensor) -> Tensor:
@@ -156,20 +141,16 @@ def _unit(features: Tensor) -> Tensor:
     return unit
 
 
-def _signed_power(values: Tensor, exponent: float) -> Tensor:
-    return values if exponent == 1 else values.sign() * values.abs() ** exponent
-
-
 class _Measured(nn.Module):
-    """Head, coarse map and mean side by side, each of norm 1: what the gate is computed from."""
+    """Coarse map and mean side by side, each of norm 1: what the gate is computed from."""
 
     def __init__(self, outputs: StageOutputs) -> None:
         super().__init__()
         self.outputs = outputs
 
     def forward(self, images: Tensor) -> Tensor:
-        head, _, coarse, mean = self.outputs(images)
-        return torch.cat([_unit(head), _unit(coarse), _unit(mean)], dim=1)
+        _, _, coarse, mean = self.outputs(images)
+        return torch.cat([_unit(coarse), _unit(mean)], dim=1)
 
 
 def gated_readout(backbone: Backbone, normals: Iterable[Decoded], scratch: Path) -> tuple[StageReadout, Gate]:
@@ -194,10 +175,8 @@ def gated_readout(backbone: Backbone, normals: Iterable[Decoded], scratch: Path)
             count += len(features)
     if not count:
         raise InputError("none of the normal images can be read")
-    centre = total / count
-    head, coarse, mean = np.split(centre, [outputs.dim, len(centre) - outputs.channels])
-    alignment = float(coarse @ coarse) / float(mean @ mean) if outputs.has_map else 0.0
-    gate = Gate(float(head @ head), alignment, count)
+    coarse, mean = np.split(total / count, [len(total) - outputs.channels])
+    gate = Gate(float(coarse @ coarse) / float(mean @ mean) if outputs.has_map else None, count)
     return StageReadout(outputs, gate), gate
 
 

@@ -51,26 +51,25 @@ def test_tokens_have_maxima_and_no_map() -> None:
     assert [block.shape for block in maxima] == [head.shape] * 3
 
 
-CLOSED, ROOT, MAP, MIRROR = Gate(0.2, 0.8, 500), Gate(0.5, 0.75, 500), Gate(0.5, 0.8, 500), Gate(0.5, 0.6, 9)
+MIRROR, CLOSED, HALF = Gate(0.6, 500), Gate(0.75, 500), Gate(0.8, 500)
 
 
-def test_the_weights_are_squared_lengths() -> None:
+def test_the_weight_is_a_squared_length() -> None:
     outputs = StageOutputs(random_backbone("resnet10t", 64)).eval()
     images = torch.randn(3, 3, 64, 64)
     with torch.no_grad():
-        features = StageReadout(outputs, MAP)(images)
+        features = StageReadout(outputs, HALF)(images)
         head, maxima, coarse, _ = outputs(images)
-    blocks = [functional.normalize(block.sign() * block.abs().sqrt(), dim=1) for block in (head, *maxima)]
-    coarse = functional.normalize(coarse, dim=1)
-    similarity = sum(block @ block.T for block in blocks) + 0.5 * coarse @ coarse.T
-    torch.testing.assert_close(features @ features.T, similarity / (len(blocks) + 0.5))
+    head, *beside = [functional.normalize(block, dim=1) for block in (head, *maxima, coarse)]
+    similarity = head @ head.T + 0.5 * sum(block @ block.T for block in beside)
+    torch.testing.assert_close(features @ features.T, similarity / (1 + 0.5 * len(beside)))
 
 
-def test_a_closed_gate_leaves_the_head() -> None:
+def test_at_the_edge_the_head_is_alone() -> None:
     backbone = random_backbone("resnet10t", 64)
     images = torch.randn(3, 3, 64, 64)
     with torch.no_grad():
-        features = StageReadout(StageOutputs(backbone).eval(), Gate(0.2, 0.6, 500))(images)
+        features = StageReadout(StageOutputs(backbone).eval(), CLOSED)(images)
         torch.testing.assert_close(features, functional.normalize(backbone.model(images), dim=1))
 
 
@@ -78,26 +77,28 @@ def test_mirror_images_are_alike_only_where_the_normals_are_not_aligned() -> Non
     outputs = StageOutputs(random_backbone("resnet10t", 64)).eval()
     images = torch.randn(3, 3, 64, 64)
     with torch.no_grad():
-        for gate, alike in ((MIRROR, True), (ROOT, False), (CLOSED, False)):
+        for gate, alike in ((MIRROR, True), (CLOSED, False), (HALF, False)):
             readout = StageReadout(outputs, gate)
             difference = (readout(images) - readout(images.flip(3))).abs().max()
             assert bool(difference < 1e-5) == alike
 
 
 @pytest.mark.parametrize(
-    ("gate", "maxima", "power", "coarse", "mirrored"),
+    ("gate", "weight", "mirrored"),
     [
-        (CLOSED, 0, 1, 0.5, False),
-        (ROOT, 1, 0.5, 0, False),
-        (MAP, 1, 0.5, 0.5, False),
-        (MIRROR, 1, 0.5, 0, True),
-        (Gate(0.315, 0.9, 50), 0.5, 0.75, 0.25, False),
+        (MIRROR, 0, True),
+        (CLOSED, 0, False),
+        (HALF, 0.5, False),
+        (Gate(0.9, 200), 1, False),
+        (Gate(0.8, 50), 0.125, False),
     ],
 )
-def test_the_gate(gate: Gate, maxima: float, power: float, coarse: float, mirrored: bool) -> None:
-    assert (gate.maxima, gate.power, gate.map) == pytest.approx((maxima, power, coarse))
+def test_the_gate(gate: Gate, weight: float, mirrored: bool) -> None:
+    assert gate.weight == pytest.approx(weight)
     assert gate.mirrored == mirrored
-    assert f"weight {coarse:.2f}" in gate.record()["reason"]
+    record = gate.record()
+    assert ("mirror" in record["reason"]) == mirrored == record["mirrored"]
+    assert f"alignment is {gate.alignment:.2f}" in record["reason"]
 
 
 def decoded(pixels: list[np.ndarray]) -> list[Decoded]:
@@ -108,11 +109,14 @@ def test_the_normals_decide(tmp_path: Path) -> None:
     backbone = random_backbone("resnet10t", 64)
     same = np.asarray(draw(1, side=64))
     _, gate = gated_readout(backbone, [*decoded([same] * 10), Decoded("x", None, "broken")], tmp_path)
-    assert (gate.homogeneity, gate.alignment) == pytest.approx((1, 1), abs=1e-4)
+    assert gate.alignment == pytest.approx(1, abs=1e-4)
     assert gate.normals == 10
     turned = [np.rot90(same * np.array([i % 2, 1, 1], np.uint8), i).copy() for i in range(8)]
     _, mixed = gated_readout(backbone, decoded(turned), tmp_path)
     assert mixed.alignment < gate.alignment
-    assert mixed.homogeneity < gate.homogeneity
+    tokens = random_backbone("vit_tiny_patch16_224", 64)
+    _, without = gated_readout(tokens, decoded([same] * 2), tmp_path)
+    assert (without.alignment, without.weight, without.mirrored) == (None, 0, False)
+    assert "no map" in without.record()["reason"]
     with pytest.raises(InputError, match="none of the normal images"):
         gated_readout(backbone, [Decoded("x", None, "broken")], tmp_path)
