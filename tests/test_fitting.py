@@ -136,7 +136,7 @@ def deadly(what, done, total, remark):
     if what.startswith(sys.argv[3]) and done == int(sys.argv[4]):
         os.kill(os.getpid(), int(sys.argv[5]))
 small = BackboneChoice("resnet10t", Path(sys.argv[6]), 64)
-adapt(sys.argv[1], Path(sys.argv[2]), AdaptOptions(backbone=small, steps=3), deadly)
+adapt(sys.argv[1], Path(sys.argv[2]), AdaptOptions("panda-es", small, steps=3), deadly)
 """
 
 

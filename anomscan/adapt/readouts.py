@@ -70,7 +70,7 @@ class Gate:
         reason = (
             "the network has no map to tell the normals' alignment by, so its head is all there is"
             if self.alignment is None
-            else f"the normals' alignment is {self.alignment:.2f}, so {follows}"
+            else f"the alignment of {self.normals} normals is {self.alignment:.2f}, so {follows}"
         )
         return {
             "reason": reason,

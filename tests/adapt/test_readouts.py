@@ -98,7 +98,7 @@ def test_the_gate(gate: Gate, weight: float, mirrored: bool) -> None:
     assert gate.mirrored == mirrored
     record = gate.record()
     assert ("mirror" in record["reason"]) == mirrored == record["mirrored"]
-    assert f"alignment is {gate.alignment:.2f}" in record["reason"]
+    assert f"alignment of {gate.normals} normals is {gate.alignment:.2f}" in record["reason"]
 
 
 def decoded(pixels: list[np.ndarray]) -> list[Decoded]:
