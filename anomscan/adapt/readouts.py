@@ -1,9 +1,8 @@
 """Which outputs of a network make up its feature vector.
 
 The head alone is what the papers use. Where the normals show the same thing in the same place, maxima of
-the deep stages and a coarse map of one of them find more; where they do not, these mislead, and averaging
-over the image and its mirror image finds more. Which of the two holds can be told from the normals alone:
-no labels, nothing trained.
+the deep stages and a coarse map of one of them find more; where they do not, these mislead. That can be
+told from the normals alone: their alignment opens or closes a gate. No labels, nothing trained.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from anomscan.images import Decoded
 GRID = 5
 """Rows and columns of the coarse map."""
 ALIGNMENT = (0.75, 0.85)
-"""Where the weight of the stages rises from 0 to 1; below, features are averaged with the mirror's."""
+"""Where the weight of the stages rises from 0 to 1."""
 ENOUGH_NORMALS = 200
 """The weight is scaled down in proportion where there are fewer normals."""
 
@@ -55,29 +54,15 @@ class Gate:
         rise = (self.alignment - closed) / (opened - closed)
         return min(1.0, max(0.0, rise)) * min(1.0, self.normals / ENOUGH_NORMALS)
 
-    @property
-    def mirrored(self) -> bool:
-        """Whether an image and its mirror image are to have the same features; twice the work."""
-        return self.alignment is not None and self.alignment < ALIGNMENT[0]
-
     def record(self) -> dict[str, Any]:
         """The gate, for ``model.json``."""
-        follows = (
-            "features are averaged with the mirror image's"
-            if self.mirrored
-            else f"the stages have weight {self.weight:.2f}"
-        )
         reason = (
             "the network has no map to tell the normals' alignment by, so its head is all there is"
             if self.alignment is None
-            else f"the alignment of {self.normals} normals is {self.alignment:.2f}, so {follows}"
+            else f"the alignment of {self.normals} normals is {self.alignment:.2f}, so the stages have "
+            f"weight {self.weight:.2f}"
         )
-        return {
-            "reason": reason,
-            "alignment": self.alignment,
-            "weight": self.weight,
-            "mirrored": self.mirrored,
-        }
+        return {"reason": reason, "alignment": self.alignment, "weight": self.weight}
 
 
 class StageOutputs(nn.Module):
@@ -117,7 +102,7 @@ class StageOutputs(nn.Module):
 
 
 class StageReadout(nn.Module):
-    """The head beside the stages' maxima and the coarse map, or averaged with the mirror image's."""
+    """The head beside the stages' maxima and the coarse map, each of squared length ``gate.weight``."""
 
     def __init__(self, outputs: StageOutputs, gate: Gate) -> None:
         super().__init__()
@@ -127,9 +112,6 @@ class StageReadout(nn.Module):
         """Normalised pixels to features of norm 1, (N, D)."""
         head, maxima, coarse, _ = self.outputs(images)
         head = _unit(head)
-        if self.gate.mirrored:
-            mirrored, *_ = self.outputs(images.flip(3))
-            return _unit(head + _unit(mirrored))
         if self.gate.weight == 0:
             return head
         beside = [self.gate.weight**0.5 * _unit(block) for block in (*maxima, coarse)]
