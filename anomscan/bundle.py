@@ -109,7 +109,7 @@ def read_model(folder: Path, threads: int, device: str = "cpu") -> Model:
                 extractor=Extractor(verified(folder, manifest, EXTRACTOR), threads, device),
                 gallery=Gallery.load(verified(folder, manifest, INDEX)),
                 scorer=load_scorer(manifest.scorer, verified(folder, manifest, SCORER)),
-                normals=json.loads(verified(folder, manifest, NORMALS).read_text(encoding="ascii")),
+                normals=read_normals(folder, manifest),
                 calibration=Calibration.load(verified(folder, manifest, CALIBRATION))
                 if CALIBRATION in manifest.files
                 else None,
@@ -122,6 +122,12 @@ def read_model(folder: Path, threads: int, device: str = "cpu") -> Model:
 def write_normals(path: Path, normals: list[str]) -> None:
     """Write the gallery's paths as JSON; ASCII, so that names of any bytes come back exactly."""
     path.write_text(json.dumps(normals, indent=0), encoding="ascii")
+
+
+def read_normals(folder: Path, manifest: Manifest) -> list[str]:
+    """The gallery's paths; raises ModelDamaged."""
+    normals: list[str] = json.loads(verified(folder, manifest, NORMALS).read_text(encoding="ascii"))
+    return normals
 
 
 def verified(folder: Path, manifest: Manifest, role: str) -> Path:

@@ -18,6 +18,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -154,13 +155,15 @@ def group_name(path: str, group_by: str) -> str:
     return path
 
 
-def hold_out(root: str, sources: list[Source], rule: HoldOut, seed: int) -> tuple[list[Source], list[Source]]:
+def hold_out(
+    root: str, sources: list[Source], rule: HoldOut, seed: int, trained: Collection[str] = ()
+) -> tuple[list[Source], list[Source]]:
     """Split the normals at random, whole groups together: those to learn from, those to calibrate with.
 
     The order in which groups are drawn depends on nothing but their names below ``root`` and the seed: when
     the index is built again with a few more images, the same ones are held out, which the training has not
-    seen. Nothing is held out of fewer than ``FEWEST_TO_HOLD_OUT`` images, and no group that would leave less
-    than half of them.
+    seen. No group with an image of ``trained``, absolute paths that it did see, is held out; nothing is of
+    fewer than ``FEWEST_TO_HOLD_OUT`` images, and no group that would leave less than half of them.
 
     Raises:
         UsageError: all images are of one group.
@@ -179,6 +182,8 @@ def hold_out(root: str, sources: list[Source], rule: HoldOut, seed: int) -> tupl
     chosen: set[int] = set()
     for name in sorted(groups, key=lambda name: hashlib.sha256(os.fsencode(f"{seed}/{name}")).digest()):
         group = groups[name]
+        if any(os.path.abspath(sources[i].path) in trained for i in group):
+            continue
         if len(chosen) < target and len(chosen) + len(group) <= max(target, len(sources) // 2):
             chosen.update(group)
     split: tuple[list[Source], list[Source]] = ([], [])

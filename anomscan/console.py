@@ -25,7 +25,7 @@ TABLE_ROWS = 50
 """Rows of a ranking that are drawn on a terminal where no number was asked for."""
 P_VALUE_BAR = 6
 """Columns of the bar for a p-value."""
-WIDEST_PATH = 36
+WIDEST_PATH = 24
 """Columns of a terminal up to which a path stays on one line."""
 
 
@@ -107,12 +107,6 @@ def _p_value(row: Row, smallest: float) -> Text:
     text = Text(f"{bar:<{P_VALUE_BAR}} {row.p_value:.2g}{called}")
     text.stylize("bold red" if row.anomalous else "dim", 0, P_VALUE_BAR)
     return text
-
-
-def _short(path: str | None) -> str:
-    from anomscan.images import printable
-
-    return printable(os.path.basename(path or ""))
 
 
 def model_table(manifest: Manifest, folder: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from anomscan.bundle import MANIFEST, read_manifest, staging
+from anomscan.bundle import MANIFEST, read_manifest, read_normals, staging
 from anomscan.calibration import hold_out
 from anomscan.config import HoldOut, MethodInfo, Progress, ScorerInfo
 from anomscan.errors import UsageError
@@ -69,9 +69,9 @@ def index(
     With ``backbone`` None the extractor of the model in ``folder`` is kept, adapted or not; where there
     is no model yet, or with a backbone, the pretrained features are taken as they are (DN2). With
     ``scorer`` None an existing model's scorer is kept; else it is kNN. ``rule`` says which normals are
-    held out to calibrate with. ``reduce`` is a ``gallery.Reduction`` as on the command line; with None every
-    normal is in the gallery. With ``int8`` the extractor becomes an 8-bit one; ``force`` takes it whatever
-    it does to the scores.
+    held out to calibrate with: none that an adapted extractor was trained on. ``reduce`` is a
+    ``gallery.Reduction`` as on the command line; with None every normal is in the gallery. With ``int8`` the
+    extractor becomes an 8-bit one; ``force`` takes it whatever it does to the scores.
 
     Raises:
         InputError: ``root`` does not exist or holds no readable image.
@@ -82,7 +82,9 @@ def index(
     with staging(folder) as stage:
         if backbone is None and (folder / MANIFEST).exists():
             extraction = existing(folder, stage, scorer)
-            sources, held_out = hold_out(root, normals, rule, extraction.method.seed)
+            manifest = read_manifest(folder)
+            trained = set(read_normals(folder, manifest)) if manifest.method.steps else set()
+            sources, held_out = hold_out(root, normals, rule, extraction.method.seed, trained)
         else:
             from anomscan.adapt import extraction as extractors
 

@@ -136,6 +136,10 @@ class Gallery:
         vectors: Features = self._index.reconstruct_n(0, len(self))
         return vectors
 
+    def some(self, most: int) -> Features:
+        """At most so many of the features, (m, D) float32, evenly spread over the order of adding."""
+        return self.at(np.linspace(0, len(self) - 1, min(most, len(self))).astype(np.int64))
+
     def at(self, positions: NDArray[np.int64]) -> Features:
         """The features at some positions, (m, D) float32."""
         vectors: Features = self._index.reconstruct_batch(positions)

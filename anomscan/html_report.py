@@ -144,8 +144,7 @@ def _plane(
     rows: list[Row], features: dict[str, Features], model: Model
 ) -> tuple[list[list[float]], list[list[float]], list[list[float]]]:
     """Where rows, other images and normals lie in the plane of their first two principal components."""
-    spread = np.linspace(0, len(model.gallery) - 1, min(LARGEST_SAMPLE, len(model.gallery)))
-    normals = model.gallery.at(spread.astype(np.int64))
+    normals = model.gallery.some(LARGEST_SAMPLE)
     listed = {row.path for row in rows}
     groups = [
         [features[row.path] for row in rows],

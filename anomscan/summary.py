@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 import anomscan
 from anomscan.bundle import Model
 from anomscan.calibration import Calibration, fewest_discoveries
@@ -75,8 +73,7 @@ def summarise(
     moved = None
     scores, features = sample.others()
     if calibration is not None and ranking.scored >= FEWEST and len(scores):
-        spread = np.linspace(0, len(model.gallery) - 1, min(LARGEST_SAMPLE, len(model.gallery)))
-        moved = drift(calibration, model.gallery.at(spread.astype(np.int64)), features, scores)
+        moved = drift(calibration, model.gallery.some(LARGEST_SAMPLE), features, scores)
     return Summary(
         anomscan=anomscan.__version__,
         model=model.manifest.id,

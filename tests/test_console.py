@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from anomscan.console import ranking_table
+from anomscan.report import Row
 from tests.conftest import REPOSITORY, draw
 
 
@@ -76,3 +78,14 @@ def test_p_values_have_a_bar_and_no_colour_where_none_is_wanted(
     assert all(len(line.rstrip()) <= 80 for line in plain(shown).replace("\r", "\n").splitlines())
     monkeypatch.setenv("NO_COLOR", "1")
     assert not re.search(r"\x1b\[[\d;]*3\dm", in_terminal(*arguments, cwd=tmp_path))
+
+
+def test_nothing_is_cut_at_eighty_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    path, error = "/line/incoming/2026-11-22/camera-2/part_0123.jpg", "image file is truncated (33 bytes)"
+    ranking_table([Row(1, path, 0.5, 0.05, True, "/n/normal_0001.jpg"), Row(None, path, None, error=error)])
+    printed = "".join(capsys.readouterr().out.split())
+    for word in ("error", "normal_0001.jpg", *error.split()):
+        assert word in printed

@@ -7,7 +7,7 @@ import pytest
 
 from anomscan import gallery
 from anomscan.bundle import EXTRACTOR, read_manifest, read_model
-from anomscan.config import GalleryInfo
+from anomscan.config import GalleryInfo, HoldOut
 from anomscan.errors import GalleryTooSmall, UsageError
 from anomscan.exporting import export
 from anomscan.fitting import index
@@ -99,3 +99,18 @@ def test_a_reduction_that_does_not_exist_or_is_too_large(
         with pytest.raises(GalleryTooSmall, match="too few for"):
             index(str(normal_folder), folder, None, None, silent, reduce=how)
     assert read_manifest(folder) == read_manifest(model_folder)
+
+
+def test_an_adapted_model_is_never_calibrated_with_what_it_was_trained_on(
+    fit: Fit, normal_folder: Path, tmp_path: Path
+) -> None:
+    normals = Path(shutil.copytree(normal_folder, tmp_path / "normals"))
+    fit(normals, tmp_path / "m", steps=2)
+    assert index(str(normals), tmp_path / "m", None, None, silent, HoldOut(0.5)).manifest.calibration is None
+    for seed in range(100, 110):
+        draw(seed).save(normals / f"new-{seed}.png")
+    index(str(normals), tmp_path / "m", None, None, silent, HoldOut(0.2))
+    calibration = read_model(tmp_path / "m", threads=1).calibration
+    assert calibration is not None
+    assert len(calibration.paths) == 6
+    assert all(Path(path).name.startswith("new") for path in calibration.paths)
