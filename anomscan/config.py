@@ -80,13 +80,15 @@ class ScorerInfo:
 class GalleryInfo:
     """What is searched: see ``gallery``. ``vectors`` is their number; 0 is not recorded, by older versions.
 
-    ``recall_at_2`` is the share of the two nearest that the search found when it was built; 1 if exact.
+    ``recall_at_2`` is the share of the two nearest that the search found when it was built, 1 if exact;
+    ``query_ms`` what a query took on one core, measured where it is not exact.
     """
 
     index: str = "exact"
     recall_at_2: float = 1.0
     reduced: str | None = None
     vectors: int = 0
+    query_ms: float | None = None
 
 
 @dataclass(frozen=True)

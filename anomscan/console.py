@@ -210,6 +210,8 @@ def _precision(info: Int8Info | None) -> str:
 def _search(info: GalleryInfo) -> str:
     reduced = f", reduced by {info.reduced}" if info.reduced else ""
     recall = "" if info.index == "exact" else f", recall@2 {info.recall_at_2:.3f} when built"
+    if info.query_ms is not None:
+        recall += f", {info.query_ms:.2f} ms a query on one core"
     return f"{info.index}{reduced}{recall}"
 
 

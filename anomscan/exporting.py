@@ -101,7 +101,7 @@ def _given_images(model: Model, images: list[str]) -> tuple[list[Decoded], Featu
 def _gallery_images(model: Model) -> tuple[list[Decoded], Features]:
     """Normals that are still on this disk, spread over the gallery, and their features there.
 
-    A gallery of 8-bit features or of centroids does not hold those; the model's extractor gives them again.
+    A gallery of rounded features or of centroids does not hold those; the model's extractor gives them again.
     """
     spread = np.linspace(0, len(model.normals) - 1, min(EXPORT_IMAGES, len(model.normals))).astype(int)
     sources = [Source(model.normals[i]) for i in spread]

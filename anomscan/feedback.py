@@ -60,7 +60,7 @@ def add(paths: list[str], folder: Path, progress: Progress) -> Fitted:
 
     Raises:
         InputError: a path does not exist, or no image can be read.
-        UsageError: the gallery is a reduced one, or one of 8-bit features.
+        UsageError: the gallery is a reduced one.
         ModelError, OutputError: the old model stays.
     """
     sources = list(find(paths))
@@ -106,11 +106,8 @@ def remove(paths: list[str], folder: Path) -> Fitted:
 
 
 def _check_whole(model: Model) -> None:
-    gallery = model.manifest.gallery
-    if gallery.reduced or not model.gallery.exact:
-        raise UsageError(
-            "the gallery no longer has every feature as it was; build the index of all normals again"
-        )
+    if model.manifest.gallery.reduced:
+        raise UsageError("the gallery no longer has every normal; build the index of all normals again")
 
 
 def _rewritten(
@@ -118,7 +115,7 @@ def _rewritten(
 ) -> Manifest:
     """Commit the model with another gallery; the held-out normals are scored by it."""
     manifest, scorer = model.manifest, model.scorer
-    gallery = Gallery.build(vectors, scorer.info.metric)
+    gallery, gallery_info = Gallery.build_fast(vectors, scorer.info.metric, manifest.method.seed)
     scorer.fit(vectors, manifest.method.seed)
     scorer.score(vectors[:1], gallery, scorer.info.k)
     calibration, info = model.calibration, manifest.calibration
@@ -147,6 +144,6 @@ def _rewritten(
                 data=data,
                 calibration=info,
                 changes=changes,
-                gallery=replace(manifest.gallery, vectors=len(gallery)),
+                gallery=gallery_info,
             ),
         )

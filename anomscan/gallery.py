@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +13,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from anomscan.config import available_cores
+from anomscan.config import GalleryInfo, available_cores
 from anomscan.errors import GalleryTooSmall, ModelDamaged, UsageError
 from anomscan.extractor import Features
 
@@ -23,18 +24,20 @@ EXACT_UP_TO = 100_000
 RECALL = 0.95
 """What an inexact gallery must find of the two nearest normals."""
 RECALL_QUERIES = 500
-_SCANNED = 64  # an inexact search looks at one in so many lists, or at more where the recall asks for it
+_SCANNED, _FEWEST_LISTS = 128, 32
+# An inexact search looks at one in so many lists, at no fewer than those, at more where the recall asks for
+# it: new images lie farther from the normals than those from each other, their neighbours are harder to find.
 _POINTS_A_LIST = 32
 _BLOCK = 50_000
 _PROJECTION = 128
-SAME, SAME_IN_8_BITS = 1e-4, 2e-2
+SAME, SAME_IN_16_BITS = 1e-4, 1e-3
 """Relative distance up to which two features are of the same image: the rounding of other batch sizes."""
 
 
 class Gallery:
     """Nearest-neighbour search, by cosine distance or by Euclidean distance.
 
-    It is exact, or, as ``build_fast`` makes it for many normals, over 8-bit features in lists.
+    It is exact, or, as ``build_fast`` makes it for many normals, over 16-bit features in lists.
 
     Invariant: a vector of the gallery, searched again, finds itself at a distance of about 0.
     """
@@ -53,12 +56,12 @@ class Gallery:
         return cls(index)
 
     @classmethod
-    def build_fast(cls, features: Features, metric: Metric, seed: int) -> tuple[Gallery, float]:
+    def build_fast(cls, features: Features, metric: Metric, seed: int) -> tuple[Gallery, GalleryInfo]:
         """A gallery that is searched exactly up to ``EXACT_UP_TO`` features, and in lists beyond.
 
         There are 4 sqrt(n) lists of features that lie together (IVF; Jegou et al. 2011), each component in
-        8 bits, and only those next to the query are looked at: as many as it takes to find ``RECALL`` of the
-        neighbours. Where even most lists do not find them, 8 bits are too few and the search is exact.
+        16 bits, and only those next to the query are looked at: as many as it takes to find ``RECALL`` of the
+        neighbours. Where even all lists do not find them, 16 bits are too few and the search is exact.
 
         Args:
             features: (n, D) float32; for the cosine their rows have norm 1.
@@ -66,17 +69,18 @@ class Gallery:
             seed: of the k-means that makes the lists.
 
         Returns:
-            The gallery, and the measured share of two nearest *other* normals that a normal finds.
+            The gallery, and what it is: its recall is the measured share of the two nearest *other* normals
+            that a normal finds.
         """
         if len(features) <= EXACT_UP_TO:
-            return cls.build(features, metric), 1.0
+            return cls.build(features, metric), GalleryInfo(vectors=len(features))
         faiss.omp_set_num_threads(available_cores())
         count, dim = features.shape
         lists = round(4 * count**0.5)
         cosine = metric == "cosine"
         code = faiss.METRIC_INNER_PRODUCT if cosine else faiss.METRIC_L2
         coarse = faiss.IndexFlat(dim, code)
-        bits = faiss.ScalarQuantizer.QT_8bit
+        bits = faiss.ScalarQuantizer.QT_fp16
         index = faiss.IndexIVFScalarQuantizer(coarse, dim, lists, bits, code, False)
         index.cp.seed, index.cp.niter, index.cp.spherical = seed, 10, cosine
         index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 1, _POINTS_A_LIST
@@ -88,15 +92,17 @@ class Gallery:
         queries = features[order[-RECALL_QUERIES:]]
         _, exact = faiss.knn(queries, features, 3)
         limit = _squared_distances(queries, features, exact).max(axis=1, keepdims=True)
-        index.nprobe = max(1, lists // _SCANNED)
+        index.nprobe = min(lists, max(_FEWEST_LISTS, lists // _SCANNED))
         while index.nprobe <= lists:
+            began = time.thread_time()
             _, found = gallery.search(queries, 3)
+            milliseconds = 1e3 * (time.thread_time() - began) / len(queries)
             near = (_squared_distances(queries, features, found) <= limit) & (found >= 0)
             recall = float(np.mean(near.sum(axis=1) - 1) / 2)  # a normal's first neighbour is itself
             if recall >= RECALL:
-                return gallery, recall
+                return gallery, GalleryInfo(gallery.kind, recall, None, count, milliseconds)
             index.nprobe *= 2
-        return cls.build(features, metric), 1.0
+        return cls.build(features, metric), GalleryInfo(vectors=count)
 
     @classmethod
     def load(cls, path: Path) -> Gallery:
@@ -119,7 +125,7 @@ class Gallery:
         if self.exact:
             return "exact"
         lists = faiss.extract_index_ivf(self._index)
-        return f"IVF, {lists.nprobe} of {lists.nlist} lists, 8-bit features"
+        return f"IVF, {lists.nprobe} of {lists.nlist} lists, 16-bit features"
 
     @property
     def exact(self) -> bool:
@@ -132,7 +138,7 @@ class Gallery:
         return int(self._index.d)
 
     def vectors(self) -> Features:
-        """The features in the order in which they were added, (n, D) float32; of 8 bits where not exact."""
+        """The features in the order of adding, (n, D) float32, rounded to 16 bits where not exact."""
         vectors: Features = self._index.reconstruct_n(0, len(self))
         return vectors
 
@@ -155,7 +161,7 @@ class Gallery:
         Returns:
             (n,) whether the two are the same; directly, since a distance from an inner product is rounded.
         """
-        nearest, tolerance = self.at(neighbours), SAME if self.exact else SAME_IN_8_BITS
+        nearest, tolerance = self.at(neighbours), SAME if self.exact else SAME_IN_16_BITS
         same: NDArray[np.bool_] = np.linalg.norm(queries - nearest, axis=1) <= tolerance * np.linalg.norm(
             nearest, axis=1
         )

@@ -32,7 +32,6 @@ from anomscan.config import (
     BackboneInfo,
     CalibrationInfo,
     DataInfo,
-    GalleryInfo,
     HoldOut,
     Int8Info,
     Manifest,
@@ -177,7 +176,7 @@ def build(
         searched, rows = reduction.apply(normals.features, scorer.info.metric, seed)
         images_of = [normals.paths[row] for row in rows]
     progress("building the gallery", 0, None, "")
-    gallery, recall = Gallery.build_fast(searched, scorer.info.metric, seed)
+    gallery, gallery_info = Gallery.build_fast(searched, scorer.info.metric, seed)
     scorer.score(normals.features[:1], gallery, scorer.info.k)
     staged = {**extraction.files, **stage_index(stage, gallery, images_of, scorer)}
     info = None
@@ -194,7 +193,7 @@ def build(
         data=DataInfo(normals.root, len(normals.paths), len(unreadable), normals.fingerprint),
         versions=_versions(),
         files={},
-        gallery=GalleryInfo(gallery.kind, recall, str(reduction) if reduction else None, len(gallery)),
+        gallery=replace(gallery_info, reduced=str(reduction) if reduction else None),
         int8=extraction.int8,
         calibration=info,
     )

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from anomscan import gallery
 from anomscan.bundle import Model, read_manifest, read_model
+from anomscan.config import HoldOut
 from anomscan.errors import GalleryTooSmall, InputError, NoImages, UsageError
 from anomscan.feedback import add, calibrate, remove
 from anomscan.fitting import index
@@ -194,10 +196,26 @@ def test_feedback_keeps_the_bound() -> None:
     assert np.mean(rates) <= 0.05 + 3 * np.std(rates) / np.sqrt(40)
 
 
+def test_a_gallery_in_lists_takes_changes(
+    folder: Path, normal_folder: Path, alarms: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gallery, "EXACT_UP_TO", 10)
+    index(str(normal_folder), folder, None, None, silent, HoldOut(0.2))
+    assert read_manifest(folder).gallery.index.startswith("IVF")
+    add(alarms[:3], folder, silent)
+    assert [row.p_value for row in scored(folder, alarms[:3])] == [1.0] * 3
+    kept = read_model(folder, 1).gallery.vectors()
+    remove([alarms[0]], folder)
+    model = read_model(folder, 1)
+    assert model.manifest.gallery.index.startswith("IVF")
+    assert model.normals[-2:] == alarms[1:3]
+    np.testing.assert_array_equal(np.delete(kept, -3, axis=0), model.gallery.vectors())
+
+
 def test_a_gallery_that_is_not_whole_takes_no_changes(
     folder: Path, normal_folder: Path, alarms: list[str]
 ) -> None:
     index(str(normal_folder), folder, None, None, silent, reduce="coreset:5")
     for change in (lambda: add(alarms, folder, silent), lambda: remove(alarms, folder)):
-        with pytest.raises(UsageError, match="no longer has every feature"):
+        with pytest.raises(UsageError, match="no longer has every normal"):
             change()

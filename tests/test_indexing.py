@@ -85,6 +85,7 @@ def test_a_large_gallery_is_searched_in_lists_and_says_so(
     info = index(str(normal_folder), folder, None, None, silent).manifest.gallery
     assert info.index.startswith("IVF")
     assert RECALL <= info.recall_at_2 <= 1
+    assert info.query_ms is not None
     assert read_manifest(folder).gallery == info
     assert export(folder, tmp_path / "x.onnx", [], silent) < 1e-4
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from anomscan.adapt.activations import ActivationCache
 from anomscan.adapt.made_anomalies import KINDS
+from anomscan.adapt.parallel import CoreParallel
 from anomscan.extractor import Features
 from anomscan.gallery import Gallery, kmeans
 from anomscan.measures import auroc
@@ -222,8 +223,8 @@ class LabelFree(Stopping):
 
     def _features(self, cache: ActivationCache, view: int) -> Features:
         device = next(self._tail.parameters()).device
-        with torch.no_grad():
-            batches = [self._tail(batch.to(device)).cpu() for batch in cache.images(64, view)]
+        with CoreParallel(self._tail, device) as network:
+            batches = [network.features(batch).cpu() for batch in cache.images(64, view)]
         normalised: Features = functional.normalize(torch.cat(batches), dim=1).numpy()
         return normalised
 
