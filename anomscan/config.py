@@ -13,7 +13,6 @@ from typing import Any, Literal
 SCHEMA = 1
 """Version of the model folder's layout; a reader refuses a larger one."""
 
-DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 DEFAULT_K = 2
 Progress = Callable[[str, int, int | None, str], None]
 """Called as work advances: what is being done, how much is done, of how much if known, a remark."""
@@ -93,10 +92,15 @@ class GalleryInfo:
 
 @dataclass(frozen=True)
 class Int8Info:
-    """An 8-bit extractor's speed over the float one's, and Spearman's correlation of their scores."""
+    """An 8-bit extractor's speed over the float one's, and how alike the scores of normals are by the two.
+
+    ``spearman`` is the correlation of their ranks, ``p_value_change`` the mean change of a normal's p-value
+    among the others.
+    """
 
     speed: float
     spearman: float
+    p_value_change: float
 
 
 @dataclass(frozen=True)

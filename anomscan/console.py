@@ -204,7 +204,10 @@ def _scorer(info: ScorerInfo) -> str:
 def _precision(info: Int8Info | None) -> str:
     if info is None:
         return "32-bit float"
-    return f"8 bits: {info.speed:.1f} times as fast, Spearman {info.spearman:.3f}"
+    return (
+        f"8 bits: {info.speed:.1f} times as fast, Spearman {info.spearman:.3f}, p-values of normals off by "
+        f"{info.p_value_change:.3f}"
+    )
 
 
 def _search(info: GalleryInfo) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anomscan.config import Int8Info, Preprocessing, available_cores
 from anomscan.errors import Int8Differs, NoImages
@@ -63,9 +64,11 @@ def make_int8(
     quantise(graph, out, batches[:: max(1, len(pixels) // CALIBRATING)])
     exact, exact_seconds = _timed(Extractor(graph, threads), batches)
     rounded, rounded_seconds = _timed(Extractor(out, threads), batches)
+    before, after = _scores(exact, metric), _scores(rounded, metric)
     info = Int8Info(
         speed=exact_seconds / rounded_seconds,
-        spearman=spearman(_scores(exact, metric), _scores(rounded, metric)),
+        spearman=spearman(before, after),
+        p_value_change=float(np.abs(_p_values(before) - _p_values(after)).mean()),
     )
     if info.spearman < LEAST_SPEARMAN and not force:
         raise Int8Differs(
@@ -85,3 +88,9 @@ def _scores(features: Features, metric: Metric) -> Features:
     distances, _ = Gallery.build(features, metric).search(features, 3)
     scores: Features = distances[:, 1:].sum(axis=1)  # the nearest of a normal is itself
     return scores
+
+
+def _p_values(scores: Features) -> NDArray[np.float64]:
+    """(1 + how many of the others score as high) / n, of each of n normals."""
+    lower: NDArray[np.intp] = np.searchsorted(np.sort(scores), scores, side="left")
+    return 1 - lower / len(scores)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from anomscan.config import DEFAULT_BACKBONE, HoldOut
+from anomscan import DEFAULT_BACKBONE
+from anomscan.config import HoldOut
 from anomscan.errors import UsageError
 
 

@@ -22,11 +22,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from anomscan import DEFAULT_BACKBONE
 from anomscan.adapt.backbones import load_backbone
 from anomscan.adapt.presets import find_preset
 from anomscan.adapt.trainables import TRAINABLES
 from anomscan.adapt.views import Augmentation
-from anomscan.config import DEFAULT_BACKBONE, available_cores
+from anomscan.config import available_cores
 from anomscan.fitting import adapt
 from anomscan.images import Pixels, decode_all, find
 from anomscan.options import AdaptOptions, BackboneChoice

@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from protocols import draw, make_task
 
+from anomscan import DEFAULT_BACKBONE
 from anomscan.adapt.activations import ActivationCache, cache_activations
 from anomscan.adapt.backbones import load_backbone
 from anomscan.adapt.made_anomalies import GLOBAL, KINDS, LOCAL, batched
@@ -33,7 +34,7 @@ from anomscan.adapt.stopping import LabelFree
 from anomscan.adapt.trainables import TRAINABLES
 from anomscan.adapt.trainer import train
 from anomscan.adapt.views import Augmentation
-from anomscan.config import DEFAULT_BACKBONE, available_cores
+from anomscan.config import available_cores
 from anomscan.extractor import Extractor
 from anomscan.gallery import Gallery
 from anomscan.images import Pixels, decode_all, find

@@ -174,7 +174,7 @@ def int8(model: Model, folder: Path, scratch: Path) -> None:
     seconds = medians(float=lambda: running(model.extractor), int8=lambda: running(small))
     print(
         f"int8: {seconds['float'] / seconds['int8']:.2f} times as fast as float; Spearman of the scores of "
-        f"{len(sources)} normals {info.spearman:.3f}",
+        f"{len(sources)} normals {info.spearman:.3f}, their p-values off by {info.p_value_change:.3f}",
         flush=True,
     )
 

@@ -11,11 +11,15 @@ from anomscan.bundle import EXTRACTOR, read_manifest, read_model, verified
 from anomscan.config import Int8Info
 from anomscan.errors import Int8Differs, NoImages, UsageError
 from anomscan.exporting import export_int8
-from anomscan.extractor import Extractor
+from anomscan.extractor import BATCH, Extractor
 from anomscan.fitting import index
-from anomscan.images import find
+from anomscan.images import Pixels, decode, find
 from anomscan.int8 import make_int8
 from tests.conftest import silent
+
+
+def batches(images: list[Pixels]) -> list[Pixels]:
+    return [np.stack(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
 
 
 def test_scores_of_8_bits_are_nearly_those_of_floats(
@@ -32,6 +36,13 @@ def test_scores_of_8_bits_are_nearly_those_of_floats(
     pixels = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3), np.uint8)
     small = Extractor(out, threads=1)
     assert np.abs(small.run(pixels) - model.extractor.run(pixels)).max() < 0.05
+    decoded = [decode(source.path, manifest.preprocessing) for source in sources]
+    ranks = []
+    for extractor in (model.extractor, small):
+        features = np.concatenate(list(extractor.run_all(batches(decoded))))
+        scores = np.sort(1 - features @ features.T, axis=1)[:, 1:3].sum(axis=1)
+        ranks.append(np.array([(1 + np.sum(np.delete(scores, i) >= scores[i])) / 20 for i in range(20)]))
+    assert info.p_value_change == pytest.approx(np.abs(ranks[0] - ranks[1]).mean(), abs=1e-6)
     assert small.metadata["backbone"] == "tf_efficientnet_lite0"
     with pytest.raises(NoImages, match="calibrated on normal images"):
         make_int8(graph, out, sources[:3], manifest.preprocessing, "cosine", force=False)

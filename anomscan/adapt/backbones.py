@@ -23,8 +23,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from anomscan import DEFAULT_BACKBONE
 from anomscan.atomic import sha256
-from anomscan.config import DEFAULT_BACKBONE, BackboneInfo, Preprocessing
+from anomscan.config import BackboneInfo, Preprocessing
 from anomscan.errors import UsageError, WeightsUnavailable
 from anomscan.images import RESAMPLES
 
