@@ -82,19 +82,22 @@ def residual_adapters(backbone: Backbone) -> tuple[nn.Module, nn.Module]:
 
 
 class AdaptedConvolution(nn.Module):
-    """f_0(x) + V x: a frozen convolution and a 1x1 convolution V of the same stride, which learns."""
+    """f_0(x) + V x: a frozen convolution and a 1x1 convolution V of the same stride, which learns.
+
+    V sees every stride-th pixel: that is the same, and a 1x1 convolution of stride 2 on the 3 channels of an
+    image overruns its memory in torch 2.14 (oneDNN, weights' gradient, channels last).
+    """
 
     def __init__(self, frozen: nn.Conv2d) -> None:
         super().__init__()
         self.frozen = frozen
-        self.adapter = nn.Conv2d(
-            frozen.in_channels, frozen.out_channels, 1, (frozen.stride[0], frozen.stride[1]), bias=False
-        )
+        self.adapter = nn.Conv2d(frozen.in_channels, frozen.out_channels, 1, bias=False)
         nn.init.zeros_(self.adapter.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to what the frozen convolution gives, plus the correction."""
-        output: Tensor = self.frozen(x) + self.adapter(x)
+        rows, columns = self.frozen.stride
+        output: Tensor = self.frozen(x) + self.adapter(x[:, :, ::rows, ::columns])
         return output
 
 

@@ -3,9 +3,12 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+from torch import nn
+from torch.nn import functional
 
 from anomscan.adapt.backbones import Backbone, load_backbone
 from anomscan.adapt.trainables import (
+    AdaptedConvolution,
     deep_stages,
     everything,
     last_stage,
@@ -139,3 +142,15 @@ def test_the_last_stage_learns_alone(name: str, learns: set[str]) -> None:
     assert {name.partition(".")[0] for name in trained} == learns
     assert any(name.startswith(names[-1]) for name in trained)
     assert not any(name.startswith(names[-2]) for name in trained)
+
+
+def test_an_adapter_of_stride_2_is_a_1x1_convolution_of_stride_2() -> None:
+    module = AdaptedConvolution(nn.Conv2d(3, 32, 3, 2, 1, bias=False)).to(memory_format=torch.channels_last)
+    nn.init.normal_(module.adapter.weight)
+    images = torch.randn(16, 3, 161, 160).contiguous(memory_format=torch.channels_last)
+    weight = module.adapter.weight.detach().contiguous().requires_grad_()
+    expected = module.frozen(images) + functional.conv2d(images.contiguous(), weight, stride=2)
+    torch.testing.assert_close(module(images), expected)
+    (gradient,) = torch.autograd.grad(module(images).square().mean(), module.adapter.weight)
+    (by_stride,) = torch.autograd.grad(expected.square().mean(), weight)
+    torch.testing.assert_close(gradient, by_stride)
