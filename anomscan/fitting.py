@@ -34,7 +34,7 @@ def adapt(root: str, folder: Path, options: AdaptOptions, progress: Progress) ->
     preset = find_preset(options.method)
     if preset.objective is None and (options.steps is not None or options.time_budget is not None):
         raise UsageError(f"{options.method} does not train; leave --steps and --time-budget out")
-    scorer = _method_scorer(options.method, preset.scorer, options.scorer)
+    scorer = _method_scorer(options.method, preset.scorer, options.scorer, logit=preset.learns_logit)
     reduction = _reduction(options.reduce, scorer.name)
     others = extractors.find_others(preset, options)
     sources, held_out = hold_out(root, find_normals(root), options.hold_out, options.seed)
@@ -117,12 +117,12 @@ def hold_out_rule(folder: Path | None, share: float | None, group_by: str | None
     return HoldOut(rule.share if share is None else share, group_by or rule.group_by)
 
 
-def _method_scorer(method: str, own: str, asked: str | None) -> ScorerInfo:
+def _method_scorer(method: str, own: str, asked: str | None, *, logit: bool = False) -> ScorerInfo:
     """The scorer asked for, or the method's own; some go only with certain methods."""
     info, other = parse_scorer(asked or own), parse_scorer(own)
-    for special in ("samplewise", "logit"):
-        if info.name == special and other.name != special:
-            raise UsageError(f"{method} does not learn what the scorer {special} needs; leave --scorer out")
+    learnt = {"samplewise": other.name == "samplewise", "logit": logit}
+    if not learnt.get(info.name, True):
+        raise UsageError(f"{method} does not learn what the scorer {info.name} needs; leave --scorer out")
     if other.name == "samplewise" != info.name:
         raise UsageError(f"{method} scores sample-wise; leave --scorer out")
     return info

@@ -58,6 +58,21 @@ def test_every_preset_makes_a_model_that_scores(
     assert export(tmp_path / "m", tmp_path / "x.onnx", [], silent) < 1e-4
 
 
+@pytest.mark.parametrize("method", ["panda-oe", "adib", "adra"])
+def test_what_learns_from_outliers_can_score_by_its_logit(
+    fit: Fit, normal_folder: Path, others: Path, tmp_path: Path, method: str
+) -> None:
+    further: dict[str, Any] = {"outliers": str(others), "scorer": "logit"}
+    manifest = fit(normal_folder, tmp_path / "m", method=method, steps=8, **further).manifest
+    assert (manifest.scorer.name, manifest.scorer.metric) == ("logit", "euclidean")
+    with Ranking() as ranking:
+        model, everything = read_model(tmp_path / "m", threads=1), [str(normal_folder), str(others)]
+        score(find(everything), model, ranking, k=None, threads=1, progress=silent)
+        first = next(iter(ranking.rows()))
+    assert Path(first.path).parent == others
+    assert export(tmp_path / "m", tmp_path / "x.onnx", [], silent) < 1e-4
+
+
 def test_adapting_changes_the_features_and_none_does_not(
     fit: Fit, small: BackboneChoice, normal_folder: Path, tmp_path: Path
 ) -> None:

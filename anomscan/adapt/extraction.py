@@ -155,7 +155,7 @@ def adapted(
         selection = _selection(gate, selection or {"reason": ""})
     settings = asdict(optimisation)
     method = MethodInfo(options.method, options.seed, result.steps, result.loss, settings, selection)
-    learned = make_scorer(scorer, result.scorer_state)
+    learned = make_scorer(scorer, result.scorer_state if scorer.name in ("logit", "samplewise") else {})
     return _exported(sources, stage, backbone, module, method, learned, progress)
 
 
