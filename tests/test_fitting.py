@@ -69,7 +69,7 @@ def test_what_learns_from_outliers_can_score_by_its_logit(
         model, everything = read_model(tmp_path / "m", threads=1), [str(normal_folder), str(others)]
         score(find(everything), model, ranking, k=None, threads=1, progress=silent)
         first = next(iter(ranking.rows()))
-    assert Path(first.path).parent == others
+    assert others in Path(first.path).parents
     assert export(tmp_path / "m", tmp_path / "x.onnx", [], silent) < 1e-4
 
 
