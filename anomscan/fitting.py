@@ -69,7 +69,7 @@ def index(
     With ``backbone`` None the extractor of the model in ``folder`` is kept, adapted or not; where there
     is no model yet, or with a backbone, the pretrained features are taken as they are (DN2). With
     ``scorer`` None an existing model's scorer is kept; else it is kNN. ``rule`` says which normals are
-    held out to calibrate with: none that an adapted extractor was trained on. ``reduce`` is a
+    held out to calibrate with: none that is in the gallery of an adapted model. ``reduce`` is a
     ``gallery.Reduction`` as on the command line; with None every normal is in the gallery. With ``int8`` the
     extractor becomes an 8-bit one; ``force`` takes it whatever it does to the scores.
 

@@ -61,7 +61,7 @@ class Gallery:
 
         There are 4 sqrt(n) lists of features that lie together (IVF; Jegou et al. 2011), each component in
         16 bits, and only those next to the query are looked at: as many as it takes to find ``RECALL`` of the
-        neighbours. Where even all lists do not find them, 16 bits are too few and the search is exact.
+        neighbours. Where even most lists do not find them, 16 bits are too few and the search is exact.
 
         Args:
             features: (n, D) float32; for the cosine their rows have norm 1.
