@@ -151,10 +151,12 @@ def done(results: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def table(results: Path) -> None:
-    """Print mean and every task of each protocol and method."""
+def table(results: Path, seeds: list[int]) -> None:
+    """Print every task, the mean of its runs with ``seeds``, and the mean of each protocol and method."""
     groups: dict[tuple[str, str], dict[str, list[float]]] = {}
     for line in done(results):
+        if int(line["seed"]) not in seeds:
+            continue
         tasks = groups.setdefault((line["protocol"], line["method"]), {})
         tasks.setdefault(line["task"], []).append(float(line["auroc"]))
     names = sorted({name for tasks in groups.values() for name in tasks})
@@ -199,7 +201,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the results so far and stop")
     arguments = parser.parse_args()
     if arguments.table:
-        table(arguments.results)
+        table(arguments.results, arguments.seeds)
         return
     classes = sorted(os.listdir(arguments.root / "train"))
     have = {tuple(line[field.name] for field in fields(Run)) for line in done(arguments.results)}
