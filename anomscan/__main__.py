@@ -5,36 +5,47 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
+from types import FrameType
 from typing import NoReturn
 
 from anomscan.cli import app
 from anomscan.errors import AnomscanError
 
 TRAINING_PACKAGES = ("torch", "torchvision", "timm", "safetensors", "onnx", "onnxscript")
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class _Interrupted(BaseException):
-    """Ctrl-C; unlike KeyboardInterrupt, typer lets it pass."""
+    """A signal that asks for the end; unlike KeyboardInterrupt, typer lets it pass."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
-def _interrupt(*_: object) -> NoReturn:
-    raise _Interrupted
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Interrupted(number)
 
 
 def main() -> NoReturn:
     """Run the command line; every expected error becomes one sentence and an exit code.
 
-    An interrupted run dies of the signal, so that the loop of a shell script around it ends too.
+    An interrupted run cleans up and dies of the signal, so that the loop of a shell script around it ends.
     """
-    from anomscan.console import message
+    _open_standard_streams()
+    from anomscan.cli.console import message
 
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _interrupt)
+    for name in _SIGNALS:
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _interrupt)
+    warnings.filterwarnings("ignore", module="PIL")  # they name no file; what matters becomes a row's reason
     try:
         app()
     except AnomscanError as error:
         message(f"anomscan: {error}")
-        sys.exit(error.exit_code)
+        _leave(error.exit_code)
     except ModuleNotFoundError as error:
         if error.name not in TRAINING_PACKAGES:
             raise
@@ -42,15 +53,41 @@ def main() -> NoReturn:
             f"anomscan: this needs torch and timm, which an installation for scoring only leaves out "
             f"({error.name} is missing)"
         )
-        sys.exit(1)
+        _leave(1)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except _Interrupted:
-        message("anomscan: interrupted; nothing was changed")
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
-    sys.exit(0)
+        _leave(0)
+    except MemoryError:
+        message("anomscan: out of memory; try fewer --threads, a smaller --max-pixels or a reduced gallery")
+        _leave(1)
+    except OSError as error:
+        message(f"anomscan: {error.filename or 'a temporary file'}: {error.strerror or error}")
+        _leave(1)
+    except _Interrupted as interrupted:
+        done = "; ".join(getattr(interrupted, "__notes__", ["nothing was changed"]))
+        message(f"anomscan: interrupted; {done}")
+        signal.signal(interrupted.number, signal.SIG_DFL)
+        os.kill(os.getpid(), interrupted.number)
+    _leave(0)
+
+
+def _open_standard_streams() -> None:
+    """Put something behind a closed standard stream, or the next file opened would take its place.
+
+    Reading finds nothing and messages vanish; rows cannot be written, and say so.
+    """
+    for number, mode, name in ((0, os.O_RDWR, "stdin"), (1, os.O_RDONLY, "stdout"), (2, os.O_RDWR, "stderr")):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, mode), number)
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit, without the last words of a standard output that nobody reads or that has no room."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ AnomscanError
 │   ├── ModelNotFound
 │   ├── ModelTooNew        written by a newer anomscan
 │   ├── ModelDamaged       a file is missing or its checksum is wrong
+│   ├── ModelBusy          another process is writing it
 │   ├── GalleryTooSmall    fewer normals than neighbours
 │   └── CalibrationTooSmall  too few held-out normals for a decision
 ├── WeightsUnavailable     no pretrained weights for a backbone
@@ -63,6 +64,10 @@ class ModelTooNew(ModelError):
 
 class ModelDamaged(ModelError):
     """A file of the model folder is missing, or is not the one that was written."""
+
+
+class ModelBusy(ModelError):
+    """Another process is writing the model folder."""
 
 
 class GalleryTooSmall(ModelError):

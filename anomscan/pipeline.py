@@ -2,13 +2,46 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from anomscan.types import Progress
+
+
+def available_cores() -> int:
+    """Cores this process may run on, by its affinity and by the quota of its container."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, _quota())))
+
+
+def _quota() -> float:
+    """Cores' worth of time that the container is given; infinite where there is no limit."""
+    with suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return math.inf if quota == "max" else int(quota) / int(period)
+    with suppress(OSError, ValueError):  # the older kind of control group
+        folder = Path("/sys/fs/cgroup/cpu")
+        quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return math.inf if int(quota) < 0 else int(quota) / int(period)
+    return math.inf
+
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def counted(what: str, items: Iterable[Item], total: int | None, progress: Progress) -> Iterator[Item]:
+    """The same items; each is reported to ``progress`` once it was used."""
+    for done, item in enumerate(items, start=1):
+        yield item
+        progress(what, done, total, "")
 
 
 def in_order(

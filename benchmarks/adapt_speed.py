@@ -12,6 +12,7 @@ mean is multiplied: the ratio is that of the time to the preset's number of step
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import platform
 import tempfile
@@ -24,13 +25,15 @@ import torch
 
 from anomscan import DEFAULT_BACKBONE
 from anomscan.adapt.backbones import load_backbone
+from anomscan.adapt.folders import decoded
+from anomscan.adapt.options import AdaptOptions, BackboneChoice
 from anomscan.adapt.presets import find_preset
-from anomscan.adapt.trainables import TRAINABLES
 from anomscan.adapt.views import Augmentation
-from anomscan.config import available_cores
-from anomscan.fitting import adapt
-from anomscan.images import Pixels, decode_all, find
-from anomscan.options import AdaptOptions, BackboneChoice
+from anomscan.fit.adapt import adapt
+from anomscan.images.decode import Decoded
+from anomscan.images.find import find
+from anomscan.pipeline import available_cores
+from anomscan.types import Pixels
 
 
 class Clock:
@@ -41,7 +44,7 @@ class Clock:
         self.steps = 0
 
     def __call__(self, what: str, done: int, total: int | None, remark: str) -> None:
-        """See ``config.Progress``."""
+        """See ``types.Progress``."""
         self.began.setdefault(what, time.monotonic())
         if what == "adapting":
             self.steps, self.last_step = done, time.monotonic()
@@ -51,11 +54,10 @@ def plain_steps(folder: Path, method: str, size: int) -> Iterator[float]:
     """Seconds of every step of the loop without a cache."""
     preset = find_preset(method)
     backbone = load_backbone(DEFAULT_BACKBONE, None, size)
-    trunk, tail = TRAINABLES[preset.trainable](backbone)
+    trunk, tail = preset.trainable.split(backbone)
     side = backbone.preprocessing.height
-    sources = list(find([os.fspath(folder)]))
-    images = [i.pixels for i in decode_all(sources, backbone.preprocessing, available_cores())]
-    pixels: Pixels = np.stack([image for image in images if image is not None])
+    images = decoded(find([os.fspath(folder)]), backbone.preprocessing)
+    pixels: Pixels = np.stack([image.pixels for image in images if isinstance(image, Decoded)])
     augmentation = Augmentation(side, side)
     mean, std = (
         torch.tensor(v).reshape(1, 3, 1, 1) for v in (backbone.preprocessing.mean, backbone.preprocessing.std)
@@ -69,7 +71,7 @@ def plain_steps(folder: Path, method: str, size: int) -> Iterator[float]:
         return output
 
     assert preset.objective is not None
-    objective = preset.objective()
+    objective = copy.deepcopy(preset.objective)
     with torch.no_grad():
         objective.prepare(features(pixels[:64]), 0)
     rates = preset.optimisation
@@ -111,7 +113,7 @@ def main() -> None:
         choice = BackboneChoice(size=arguments.size)
         adapt(
             str(folder),
-            Path(scratch) / "model",
+            os.path.join(scratch, "model"),
             AdaptOptions(method=arguments.method, backbone=choice),
             clock,
         )

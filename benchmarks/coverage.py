@@ -25,15 +25,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from anomscan.bundle import Model, read_model
-from anomscan.calibration import Calibration
-from anomscan.config import available_cores
-from anomscan.extractor import Features
-from anomscan.fitting import NOTHING, adapt
-from anomscan.gallery import Gallery
-from anomscan.images import Source, decode_all
-from anomscan.options import AdaptOptions, BackboneChoice
-from anomscan.scorers import knn_score
+from anomscan.adapt.options import AdaptOptions, BackboneChoice
+from anomscan.fit.adapt import adapt
+from anomscan.images.decode import decode_all
+from anomscan.images.find import Found, Source, Unreadable
+from anomscan.model.model import Model, read_model
+from anomscan.pipeline import available_cores
+from anomscan.scoring.base import knn_score
+from anomscan.scoring.gallery import Gallery
+from anomscan.stats.calibration import Calibration
+from anomscan.types import Features, Outputs
 
 RATES = (0.01, 0.05, 0.1)
 Shares = list[tuple[float, ...]]
@@ -71,9 +72,10 @@ def line(name: str, shares: Shares, held_out: int, new: int) -> str:
 
 def embedded(model: Model, files: list[Path]) -> Features:
     """Their features."""
-    sources = (Source(os.fspath(file)) for file in files)
+    sources: list[Found] = [Source(os.fspath(file)) for file in files]
     images = decode_all(sources, model.manifest.preprocessing, available_cores())
-    return np.concatenate([features for _, features in model.extractor.embed(images)])
+    batches = model.extractor.embed(images)
+    return Outputs.joined([batch.outputs for batch in batches if not isinstance(batch, Unreadable)]).image
 
 
 def adapted(files: list[Path], method: str, arguments: argparse.Namespace, scratch: Path) -> Model:
@@ -84,9 +86,10 @@ def adapted(files: list[Path], method: str, arguments: argparse.Namespace, scrat
         (normals / file.name).symlink_to(file.resolve())
     steps = None if method == "none" else arguments.steps
     backbone = BackboneChoice(size=arguments.size)
-    options = AdaptOptions(method=method, backbone=backbone, steps=steps, hold_out=NOTHING)
-    adapt(os.fspath(normals), scratch / "model", options, lambda *_: None)
-    return read_model(scratch / "model", available_cores())
+    options = AdaptOptions(method=method, backbone=backbone, steps=steps)
+    folder = os.fspath(scratch / "model")
+    adapt(os.fspath(normals), folder, options, lambda *_: None)
+    return read_model(folder, available_cores())
 
 
 def images(arguments: argparse.Namespace, name: str, method: str) -> str:

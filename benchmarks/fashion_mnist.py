@@ -17,16 +17,19 @@ from pathlib import Path
 
 import numpy as np
 
-from anomscan.bundle import Model, read_manifest, read_model
-from anomscan.config import available_cores
+from anomscan.adapt.options import BackboneChoice
 from anomscan.errors import ModelNotFound
-from anomscan.extractor import Features
-from anomscan.fitting import NOTHING, index
-from anomscan.gallery import Gallery, Reduction
-from anomscan.images import decode_all, find
-from anomscan.measures import auroc
-from anomscan.options import BackboneChoice
-from anomscan.scorers import knn_score
+from anomscan.fit.index import IndexOptions, index
+from anomscan.images.decode import decode_all
+from anomscan.images.find import Unreadable, find
+from anomscan.model.folder import read_manifest
+from anomscan.model.model import Model, read_model
+from anomscan.pipeline import available_cores
+from anomscan.scoring.base import knn_score
+from anomscan.scoring.gallery import Gallery
+from anomscan.scoring.reduction import Reduction
+from anomscan.stats.measures import auroc
+from anomscan.types import Features, Outputs
 
 
 def report(what: str, done: int, total: int | None, remark: str) -> None:
@@ -35,23 +38,25 @@ def report(what: str, done: int, total: int | None, remark: str) -> None:
         print(f"{what}: {done} of {total} {remark}", flush=True)
 
 
-def indexed(root: Path, folder: Path, size: int | None) -> Model:
-    """The model of all training images; an earlier run's is used again."""
+def indexed(root: Path, name: str, size: int | None) -> Model:
+    """The model of all training images, in ``root``; an earlier run's is used again."""
+    folder = os.fspath(root / name)
     try:
         read_manifest(folder)
     except ModelNotFound:
-        index(os.fspath(root / "train"), folder, BackboneChoice(size=size), None, report, NOTHING)
+        index(os.fspath(root / "train"), folder, IndexOptions(BackboneChoice(size=size)), report)
     return read_model(folder, available_cores())
 
 
 def embedded(model: Model, folder: Path) -> tuple[Features, list[str]]:
     """Features of all images below ``folder``, and the class of each: its folder's name."""
-    features, labels = [], []
+    parts, labels = [], []
     images = decode_all(find([os.fspath(folder)]), model.manifest.preprocessing, available_cores())
-    for batch, values in model.extractor.embed(images):
-        features.append(values)
-        labels += [Path(image.path).parent.name for image in batch]
-    return np.concatenate(features), labels
+    for batch in model.extractor.embed(images):
+        if not isinstance(batch, Unreadable):
+            parts.append(batch.outputs)
+            labels += [Path(image.path).parent.name for image in batch.images]
+    return Outputs.joined(parts).image, labels
 
 
 def main() -> None:
@@ -68,7 +73,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, help="side of the input in pixels [the backbone's]")
     arguments = parser.parse_args()
 
-    model = indexed(arguments.root, arguments.root / f"model-{arguments.size or 'full'}", arguments.size)
+    model = indexed(arguments.root, f"model-{arguments.size or 'full'}", arguments.size)
     vectors = model.gallery.vectors()
     trained = np.array([Path(path).parent.name for path in model.normals])
     queries, labels = embedded(model, arguments.root / "test")

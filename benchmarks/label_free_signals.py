@@ -1,7 +1,7 @@
 """Which label-free signal ranks the checkpoints of a training run as the truth does?
 
 For every task (a class normal, or all but one) a preset trains on most of the normals. At each checkpoint
-the signals of ``anomscan.adapt.stopping.Checkpoint`` are measured on the rest, and, with labels, what they
+the signals of ``anomscan.adapt.label_free.Checkpoint`` are measured on the rest, and, with labels, what they
 are to predict: the AUROC of test images, other objects anomalous (``truth``), and of made local defects on
 test normals that no signal uses (``local_truth``: holes and thin cracks). A results CSV gets a line a
 checkpoint; a run that has its lines is not repeated. ``--table`` prints how each signal goes with the truth.
@@ -12,6 +12,7 @@ checkpoint; a run that has its lines is not repeated. ``--table`` prints how eac
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import os
 import tempfile
@@ -27,19 +28,21 @@ from protocols import draw, make_task
 from anomscan import DEFAULT_BACKBONE
 from anomscan.adapt.activations import ActivationCache, cache_activations
 from anomscan.adapt.backbones import load_backbone
+from anomscan.adapt.folders import decoded
+from anomscan.adapt.label_free import Selecting
 from anomscan.adapt.made_anomalies import GLOBAL, KINDS, LOCAL, batched
 from anomscan.adapt.onnx_export import FromPixels, write_onnx
 from anomscan.adapt.presets import find_preset
-from anomscan.adapt.stopping import LabelFree
-from anomscan.adapt.trainables import TRAINABLES
-from anomscan.adapt.trainer import train
-from anomscan.adapt.views import Augmentation
-from anomscan.config import available_cores
-from anomscan.extractor import Extractor
-from anomscan.gallery import Gallery
-from anomscan.images import Pixels, decode_all, find
-from anomscan.measures import auroc
-from anomscan.scorers import knn_score
+from anomscan.adapt.stopping import Training
+from anomscan.adapt.trainer import Trainer
+from anomscan.adapt.views import Augmentation, View
+from anomscan.images.find import find
+from anomscan.network.extractor import Extractor
+from anomscan.pipeline import available_cores
+from anomscan.scoring.base import knn_score
+from anomscan.scoring.gallery import Gallery
+from anomscan.stats.measures import auroc
+from anomscan.types import Pixels
 
 RESULTS = Path(__file__).parent / "label_free_signals.csv"
 MEMORY = 4e9
@@ -73,12 +76,11 @@ def defect(image: Pixels, generator: np.random.Generator) -> Pixels:
     return damaged
 
 
-class Watching(LabelFree):
+class Watching(Selecting):
     """Measures every checkpoint, never ends the training, and asks the labels too."""
 
-    def __init__(self, tail: torch.nn.Module, steps: int, normals: ActivationCache, held_out: ActivationCache,
-                 tests: ActivationCache, anomalous: NDArray[np.bool_]) -> None:  # fmt: skip
-        super().__init__(tail, steps, normals, held_out, seed=0)
+    def __init__(self, training: Training, tests: ActivationCache, anomalous: NDArray[np.bool_]) -> None:
+        super().__init__(training)
         self._tests, self._anomalous = tests, anomalous
         self.truths: list[tuple[float, float]] = []
 
@@ -115,15 +117,15 @@ def measure(
     preset = find_preset(method)
     optimisation = replace(preset.optimisation, steps=arguments.steps or preset.optimisation.steps)
     backbone = load_backbone(DEFAULT_BACKBONE, None, arguments.size)
-    trunk, tail = TRAINABLES[preset.trainable](backbone)
+    trunk, tail = preset.trainable.split(backbone)
     with tempfile.TemporaryDirectory() as scratch:
         graph = Path(scratch) / "trunk.onnx"
         write_onnx(FromPixels(backbone.preprocessing, trunk), graph, backbone.preprocessing, backbone.info)
         extractor = Extractor(graph, available_cores())
 
-        def cached(files: list[Path], views: list[object]) -> ActivationCache:
-            images = decode_all(find(map(os.fspath, files)), backbone.preprocessing, available_cores())
-            cache = cache_activations(extractor, images, len(files), views=views, memory=MEMORY)  # type: ignore[arg-type]
+        def cached(files: list[Path], views: list[View]) -> ActivationCache:
+            images = decoded(find(map(os.fspath, files)), backbone.preprocessing)
+            cache = cache_activations(extractor, images, len(files), views=views, memory=MEMORY)
             assert cache is not None
             return cache
 
@@ -133,11 +135,12 @@ def measure(
         held_out = cached(normals[:count], [batched(kind, i) for i, kind in enumerate(KINDS.values())])
         tested = cached(tests, [batched(defect, 99)])
     anomalous = np.array([Path(path).parent.name in task.anomalous for path in tested.paths])
-    watching = Watching(tail, optimisation.steps, trained, held_out, tested, anomalous)
+    watching = Watching(Training(tail, optimisation.steps, trained, held_out, seed=0), tested, anomalous)
     watching.after_step(0)
     assert preset.objective is not None
-    train(tail, trained, preset.objective(), optimisation, seed=0, device=torch.device("cpu"), deadline=None,
-          on_step=lambda step, _: watching.after_step(step))  # fmt: skip
+    objective = copy.deepcopy(preset.objective)
+    trainer = Trainer(tail, objective, optimisation, trained, seed=0, device=torch.device("cpu"))
+    trainer.run(lambda step, _: watching.after_step(step))
     lines = []
     for checkpoint, (truth, local) in zip(watching.curve, watching.truths, strict=True):
         signals = {"effective_rank": checkpoint.effective_rank, "spread": checkpoint.spread}

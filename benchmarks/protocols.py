@@ -29,14 +29,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from anomscan.adapt.options import AdaptOptions, BackboneChoice
 from anomscan.adapt.presets import find_preset
-from anomscan.bundle import read_model
-from anomscan.config import available_cores
-from anomscan.fitting import NOTHING, adapt
-from anomscan.images import find
-from anomscan.measures import auroc
-from anomscan.options import AdaptOptions, BackboneChoice
-from anomscan.screening import Ranking, score
+from anomscan.fit.adapt import adapt
+from anomscan.images.find import find
+from anomscan.model.folder import read_manifest
+from anomscan.model.model import read_model
+from anomscan.pipeline import available_cores
+from anomscan.screen.run import ScoreJob
+from anomscan.screen.run import run as score
+from anomscan.stats.measures import auroc
 
 PROTOCOLS = ("one-vs-rest", "hold-one-out", "small-modes", "outlier-exposure")
 RESULTS = Path(__file__).parent / "protocols.csv"
@@ -94,13 +96,10 @@ def linked(folder: Path, files: list[Path]) -> str:
     return os.fspath(folder)
 
 
-def scores(model: Path, folder: str) -> tuple[NDArray[np.float32], list[str]]:
+def scores(model: str, folder: str) -> tuple[NDArray[np.float32], list[str]]:
     """The score and the class of every image below ``folder``."""
-    with Ranking() as ranking:
-        loaded = read_model(model, available_cores())
-        threads = available_cores()
-        score(find([folder]), loaded, ranking, k=None, threads=threads, progress=lambda *_: None)
-        rows = list(ranking.rows())
+    with score(ScoreJob(find([folder]), read_model(model, available_cores())), lambda *_: None) as outcome:
+        rows = list(outcome.ranking.rows())
     return np.array([row.score for row in rows], np.float32), [Path(row.path).parent.name for row in rows]
 
 
@@ -113,18 +112,14 @@ def measure(root: Path, run: Run, task: Task, scratch: Path) -> dict[str, float]
     everything = draw(root / "test", sorted(os.listdir(root / "test")), run.test, np.random.default_rng(0))
     counted = {*task.primary, *task.anomalous, *([task.secondary] if task.secondary else [])}
     tested = [path for path in everything if path.parent.name in counted]
-    options = AdaptOptions(
-        method=run.method, backbone=BackboneChoice(size=run.size), seed=run.seed, hold_out=NOTHING
-    )
-    objective = find_preset(run.method).objective
-    needs = objective().needs if objective is not None else None
-    if needs is not None:
+    options = AdaptOptions(method=run.method, backbone=BackboneChoice(size=run.size), seed=run.seed)
+    for option in sorted(need.option for need in find_preset(run.method).needs if need.required):
         others = draw(root / "train", task.outliers, run.normals, generator)
-        options = replace(options, **{needs: linked(scratch / needs, others)})
-    began = time.monotonic()
-    adapt(linked(scratch / "normal", normals), scratch / "model", options, lambda *_: None)
+        options = replace(options, **{option: linked(scratch / option, others)})
+    began, model = time.monotonic(), os.fspath(scratch / "model")
+    adapt(linked(scratch / "normal", normals), model, options, lambda *_: None)
     seconds = time.monotonic() - began
-    values, classes = scores(scratch / "model", linked(scratch / "test", tested))
+    values, classes = scores(model, linked(scratch / "test", tested))
     names = np.array(classes)
     result = {"auroc": 100 * auroc(values, np.isin(names, task.anomalous)), "adapt_seconds": seconds}
     if task.secondary is not None:
@@ -211,7 +206,7 @@ def main() -> None:
             continue
         with tempfile.TemporaryDirectory() as scratch:
             result = measure(arguments.root, run, task, Path(scratch))
-            versions = read_model(Path(scratch) / "model", 1).manifest.versions
+            versions = read_manifest(os.path.join(scratch, "model")).versions
         line = {name: round(value, 3) for name, value in result.items()}
         day = datetime.date.today().isoformat()
         text = " ".join(f"{name}={version}" for name, version in versions.items())

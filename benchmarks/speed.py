@@ -34,15 +34,19 @@ import numpy as np
 from fashion_mnist import embedded, indexed
 from PIL import Image
 
-from anomscan.bundle import EXTRACTOR, Model, read_manifest, read_model, verified
-from anomscan.config import available_cores
-from anomscan.extractor import BATCH, Extractor, Features
-from anomscan.fitting import index
-from anomscan.gallery import Gallery
-from anomscan.images import decode, find
-from anomscan.int8 import make_int8
-from anomscan.options import BackboneChoice
-from anomscan.screening import Ranking, score
+from anomscan.adapt.options import BackboneChoice
+from anomscan.fit.index import IndexOptions, index
+from anomscan.fit.int8 import make_int8
+from anomscan.images.decode import decode
+from anomscan.images.find import find
+from anomscan.model.folder import read_manifest, verified
+from anomscan.model.model import Model, read_model
+from anomscan.network.extractor import BATCH, Extractor
+from anomscan.network.network import EXTRACTOR
+from anomscan.pipeline import available_cores
+from anomscan.scoring.gallery import Gallery
+from anomscan.screen.run import ScoreJob, run
+from anomscan.types import Features
 
 REPEATS = 5
 SAMPLES = Path(__file__).parent.parent / "sample_data" / "normal"
@@ -65,8 +69,8 @@ def medians(**runs: Run) -> dict[str, float]:
     """Take turns, so that a slow minute of the machine hits all alike."""
     values: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(REPEATS):
-        for name, run in runs.items():
-            values[name].append(run())
+        for name, timed in runs.items():
+            values[name].append(timed())
     return {name: statistics.median(of) for name, of in values.items()}
 
 
@@ -94,7 +98,7 @@ def photographs(folder: Path, count: int, size: tuple[int, int], suffix: str, di
     return folder
 
 
-def throughput(model: Model, folder: Path, scratch: Path) -> None:
+def throughput(model: Model, folder: str, scratch: Path) -> None:
     """Print the ratios for PNGs and for large JPEGs."""
     pngs = photographs(scratch / "png", 2000, (300, 300), "png", 200)
     jpegs = photographs(scratch / "jpeg", 200, (4000, 3000), "jpg", 10)
@@ -117,10 +121,7 @@ def throughput(model: Model, folder: Path, scratch: Path) -> None:
 
         def scoring(images: Path = images, count: int = len(paths)) -> float:
             began = time.perf_counter()
-            with Ranking() as ranking:
-                cores = available_cores()
-                found = find([os.fspath(images)])
-                score(found, model, ranking, k=None, threads=cores, progress=lambda *_: None)
+            run(ScoreJob(find([os.fspath(images)]), model), lambda *_: None).ranking.close()
             return (time.perf_counter() - began) / count
 
         def command(images: Path = images, count: int = len(paths)) -> float:
@@ -138,7 +139,7 @@ def throughput(model: Model, folder: Path, scratch: Path) -> None:
         )
 
 
-def start(folder: Path) -> None:
+def start(folder: str) -> None:
     """Print what starting costs."""
     graph = verified(folder, read_manifest(folder), EXTRACTOR)
     image = min(SAMPLES.iterdir())
@@ -157,7 +158,7 @@ def start(folder: Path) -> None:
     )
 
 
-def int8(model: Model, folder: Path, scratch: Path) -> None:
+def int8(model: Model, folder: str, scratch: Path) -> None:
     """Print what 8 bits gain and cost on the sample images."""
     graph, out = verified(folder, model.manifest, EXTRACTOR), scratch / "int8.onnx"
     sources = list(find([os.fspath(SAMPLES)]))
@@ -196,7 +197,7 @@ def jittered(features: Features, count: int) -> Features:
 
 def gallery(root: Path, sizes: list[int]) -> None:
     """Print an index a line."""
-    model = indexed(root, root / "model-full", None)
+    model = indexed(root, "model-full", None)
     queries, _ = embedded(model, root / "test")
     queries = queries[np.random.default_rng(1).permutation(len(queries))[:QUERIES]]
     features = model.gallery.vectors()
@@ -237,7 +238,7 @@ def gallery(root: Path, sizes: list[int]) -> None:
 def memory(scratch: Path, counts: list[int]) -> None:
     """Print peak memory a folder; at 64 pixels, since it is the number of images that matters."""
     model = scratch / "model-64"
-    index(os.fspath(SAMPLES), model, BackboneChoice(size=64), None, lambda *_: None)
+    index(os.fspath(SAMPLES), os.fspath(model), IndexOptions(BackboneChoice(size=64)), lambda *_: None)
     peaks = []
     for count in counts:
         folder = photographs(scratch / f"small-{count}", count, (32, 32), "png", 100)
@@ -262,10 +263,9 @@ def main() -> None:
     if not set(chosen) <= set(sections) or ("gallery" in chosen and arguments.root is None):
         parser.error(f"sections are {', '.join(sections)}; gallery needs --root")
     with tempfile.TemporaryDirectory() as name:
-        scratch, folder = Path(name), Path(name) / "model"
-        versions = index(
-            os.fspath(SAMPLES), folder, BackboneChoice(), None, lambda *_: None
-        ).manifest.versions
+        scratch, folder = Path(name), os.path.join(name, "model")
+        fitted = index(os.fspath(SAMPLES), folder, IndexOptions(BackboneChoice()), lambda *_: None)
+        versions = fitted.manifest.versions
         print(
             f"{available_cores()} cores of {platform.machine()}, "
             + ", ".join(f"{name} {version}" for name, version in versions.items())

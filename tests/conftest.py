@@ -1,4 +1,4 @@
-"""Shared fixtures: drawn images and a small real model, so that no test needs a network or a GPU."""
+"""Shared fixtures: drawn images and small models, so that no test needs a network or a GPU."""
 
 from __future__ import annotations
 
@@ -6,18 +6,24 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from anomscan.bundle import Model, read_model
-from anomscan.config import HoldOut
-from anomscan.fitting import adapt, index
-from anomscan.indexing import Fitted
-from anomscan.options import AdaptOptions, BackboneChoice
+from anomscan.adapt.options import AdaptOptions, BackboneChoice
+from anomscan.fit.adapt import adapt
+from anomscan.fit.build import Fitted, build_from
+from anomscan.fit.normals import Normals
+from anomscan.model.folder import ModelDraft
+from anomscan.model.manifest import HoldOut
+from anomscan.model.model import Model, read_model
+from anomscan.scoring.registry import make_scorer, parse_scorer
+from anomscan.types import Progress
+from tests.fakes import fake_network
 
 REPOSITORY = Path(__file__).parent.parent
 SIZE = 64
@@ -33,8 +39,36 @@ def draw(seed: int, *, side: int = 96) -> Image.Image:
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
+def draw_odd(seed: int) -> Image.Image:
+    """The same in negative: nothing like the normals, but like each other."""
+    return ImageOps.invert(draw(seed))
+
+
 def silent(*_: object) -> None:
     """Take progress and say nothing."""
+
+
+def fake_model(
+    normals: Path,
+    folder: Path,
+    share: float = 0.0,
+    *,
+    scorer: str = "knn",
+    group_by: str = "none",
+    steps: int = 0,
+) -> Fitted:
+    """Make ``folder`` a model of ``normals`` by the fake network; ``share`` of them are held out.
+
+    With ``steps`` the network claims to be trained on those that are not.
+    """
+    with ModelDraft.begin(str(folder)) as draft:
+        info = parse_scorer(scorer)
+        network = fake_network(draft.scratch, SIZE, normalise=info.metric == "cosine")
+        network = replace(network, method=replace(network.method, steps=steps))
+        found = Normals.find(str(normals)).split(HoldOut(share, group_by), seed=0)
+        preprocessing = replace(network.preprocessing, reading=found.look.reading)
+        network = replace(network, preprocessing=preprocessing)
+        return build_from(draft, network, make_scorer(info), found, silent)
 
 
 @pytest.fixture(scope="session")
@@ -56,14 +90,14 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> BackboneChoice:
     torch.manual_seed(0)
     weights = tmp_path_factory.mktemp("weights") / "resnet10t.safetensors"
     safetensors.torch.save_file(timm.create_model("resnet10t").state_dict(), weights)
-    return BackboneChoice("resnet10t", weights, SIZE)
+    return BackboneChoice("resnet10t", str(weights), SIZE)
 
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory, normal_folder: Path) -> Path:
-    """A model of the normals: the default backbone, unadapted, at 64 pixels. Read it, never write it."""
+    """A model of the normals by the fake network. Read it, never write it."""
     folder = tmp_path_factory.mktemp("session") / "model"
-    index(str(normal_folder), folder, BackboneChoice(size=SIZE), None, silent)
+    fake_model(normal_folder, folder)
     return folder
 
 
@@ -71,14 +105,14 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, normal_folder: Path) 
 def calibrated_folder(tmp_path_factory: pytest.TempPathFactory, normal_folder: Path) -> Path:
     """The same, with half of the normals held out: p-values from 1/11 up. Read it, never write it."""
     folder = tmp_path_factory.mktemp("session") / "model"
-    index(str(normal_folder), folder, BackboneChoice(size=SIZE), None, silent, HoldOut(0.5))
+    fake_model(normal_folder, folder, 0.5)
     return folder
 
 
 @pytest.fixture(scope="session")
 def model(model_folder: Path) -> Model:
     """That model, loaded."""
-    return read_model(model_folder, threads=1)
+    return read_model(str(model_folder), threads=1)
 
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
@@ -91,13 +125,14 @@ def run(tmp_path: Path) -> Run:
     def call(
         *arguments: str | bytes | Path, stdin: bytes = b"", cwd: Path | None = None, **environment: str
     ) -> subprocess.CompletedProcess[bytes]:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("ANOMSCAN")}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("ANOMSCAN")}
+        kept.pop("PYTHONUNBUFFERED", None)  # it hides a missing flush
         return subprocess.run(
             [sys.executable, "-m", "anomscan", *arguments],
             input=stdin,
             capture_output=True,
             cwd=cwd or tmp_path,
-            env={**inherited, "PYTHONPATH": str(REPOSITORY), **environment},
+            env={**kept, "PYTHONPATH": str(REPOSITORY), **environment},
             check=False,
         )
 
@@ -111,10 +146,16 @@ Fit = Callable[..., Fitted]
 def fit(small: BackboneChoice) -> Fit:
     """Adapt the small backbone, by panda-es unless told otherwise; options go to AdaptOptions."""
 
-    def call(normals: Path, folder: Path, **options: Any) -> Fitted:
-        return adapt(
-            str(normals), folder, AdaptOptions(**{"method": "panda-es", "backbone": small, **options}), silent
-        )
+    def call(
+        normals: Path,
+        folder: Path,
+        rule: HoldOut | None = None,
+        reduce: str | None = None,
+        progress: Progress = silent,
+        **options: Any,
+    ) -> Fitted:
+        choice = AdaptOptions(**{"method": "panda-es", "backbone": small, **options})
+        return adapt(str(normals), str(folder), choice, progress, rule, reduce)
 
     return call
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from anomscan.pipeline import in_order
+from anomscan.pipeline import available_cores, counted, in_order
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -30,3 +30,16 @@ def test_an_error_ends_it_where_it_stands() -> None:
     assert next(results) == 1
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_progress_hears_of_every_item_once_it_was_used() -> None:
+    heard: list[tuple[str, int, int | None, str]] = []
+    items = counted("looking", "ab", 2, lambda *report: heard.append(report))
+    assert next(items) == "a"
+    assert heard == []
+    assert list(items) == ["b"]
+    assert heard == [("looking", 1, 2, ""), ("looking", 2, 2, "")]
+
+
+def test_there_is_a_core() -> None:
+    assert 1 <= available_cores() <= 4096

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anomscan.extractor import Extractor, Features
-from anomscan.images import Decoded, Pixels
+from anomscan.adapt.views import View
+from anomscan.errors import OutputError
+from anomscan.images.decode import Decoded
+from anomscan.images.find import Unreadable
+from anomscan.network.extractor import Extractor
+from anomscan.types import Features
 
 
 class ActivationCache:
@@ -24,6 +29,9 @@ class ActivationCache:
         shape: shape of one activation.
         memory: bytes that may stay in memory; a larger cache lives in a temporary file, which is gone
             with the process, however that ends.
+
+    Raises:
+        OutputError: the temporary file does not fit on its disk.
     """
 
     def __init__(self, views: int, capacity: int, shape: tuple[int, ...], memory: float) -> None:
@@ -32,7 +40,8 @@ class ActivationCache:
         self._array: NDArray[np.float32]
         if self.spilled:
             with tempfile.TemporaryFile(prefix="anomscan-") as file:
-                self._array = np.memmap(file, np.float32, "w+", shape=full)
+                _reserve(file.fileno(), 4 * math.prod(full))
+                self._array = np.memmap(file, np.float32, "r+", shape=full)
         else:
             self._array = np.empty(full, np.float32)
         self.paths: list[str] = []
@@ -63,12 +72,24 @@ class ActivationCache:
         return torch.from_numpy(self._array[views, images])
 
 
+def _reserve(descriptor: int, size: int) -> None:
+    """Take the disk space now: a file with holes would end the process where one cannot be filled."""
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        raise OutputError(
+            f"{size / 1e6:,.0f} MB of activations do not fit into {tempfile.gettempdir()} "
+            f"({error.strerror}); make room, name another folder in TMPDIR, or let more stay in memory "
+            "with --memory"
+        ) from error
+
+
 def cache_activations(
     trunk: Extractor,
-    images: Iterable[Decoded],
+    images: Iterable[Decoded | Unreadable],
     capacity: int,
     *,
-    views: Sequence[Callable[[Pixels], Pixels]],
+    views: Sequence[View],
     memory: float,
 ) -> ActivationCache | None:
     """Run the trunk over every readable image and further views of it.
@@ -84,11 +105,12 @@ def cache_activations(
         The cache, or None where no image could be read.
     """
     cache = None
-    for batch, activations in trunk.embed(images):
-        if batch[0].pixels is None:
+    for embedded in trunk.embed(images):
+        if isinstance(embedded, Unreadable):
             continue
-        pixels = np.stack([image.pixels for image in batch if image.pixels is not None])
+        activations = embedded.outputs.image
+        pixels = np.stack([image.pixels for image in embedded.images])
         cache = cache or ActivationCache(1 + len(views), capacity, activations.shape[1:], memory)
-        further = trunk.run_all(view(pixels) for view in views)
-        cache.append([image.path for image in batch], [activations, *further])
+        further = [outputs.image for outputs in trunk.run_all(view(pixels) for view in views)]
+        cache.append([image.path for image in embedded.images], [activations, *further])
     return cache

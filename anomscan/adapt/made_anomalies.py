@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional
 
-from anomscan.images import Pixels
+from anomscan.adapt.views import View
+from anomscan.types import Pixels
 
 Maker = Callable[[Pixels, np.random.Generator], Pixels]
 
@@ -101,7 +102,7 @@ GLOBAL: dict[str, Maker] = {
 KINDS = {**LOCAL, **GLOBAL}
 
 
-def batched(maker: Maker, seed: int) -> Callable[[Pixels], Pixels]:
+def batched(maker: Maker, seed: int) -> View:
     """The maker applied to every image of a batch, (n, H, W, 3); the seed decides its draws."""
     generator = np.random.default_rng(seed)
     return lambda pixels: np.stack([maker(image, generator) for image in pixels])

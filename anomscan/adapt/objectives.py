@@ -6,24 +6,24 @@ images of another folder: outliers, or reference images with a class.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import Literal
+from abc import abstractmethod
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Need = Literal["outliers", "reference"]
+from anomscan.adapt.parts import OUTLIERS, REFERENCE_CLASSES, Part
+from anomscan.types import Arrays
 
 
-class Objective(nn.Module, ABC):
-    """A loss on features; its own parameters, if it has any, are trained with the network's."""
+class Objective(nn.Module, Part):
+    """A loss on features; its own parameters, if it has any, are trained with the network's.
+
+    A preset holds one that is not prepared; every run trains a copy of it.
+    """
 
     views: int = 1
     """Views of every normal image in a batch: 1 is the image itself, 2 are two augmentations of it."""
-
-    needs: Need | None = None
-    """The further folder of images without which this objective makes no sense."""
 
     @abstractmethod
     def prepare(self, features: Tensor, classes: int) -> None:
@@ -44,6 +44,10 @@ class Objective(nn.Module, ABC):
             labels: (B',) int64 classes of the reference images.
         """
 
+    def state(self) -> Arrays:
+        """What it leaves to the scorer after training: the arrays that ``learns`` names."""
+        return {}
+
 
 class Compactness(Objective):
     """Mean squared Euclidean distance to the centre of the pretrained features (PANDA, eq. 1).
@@ -52,6 +56,10 @@ class Compactness(Objective):
     """
 
     center: Tensor
+
+    def describe(self) -> str:
+        """In a few words."""
+        return "compactness"
 
     def prepare(self, features: Tensor, classes: int) -> None:
         """Set c to the mean of the pretrained features."""
@@ -66,6 +74,10 @@ class AngularCenter(Objective):
     """Minus the cosine to the centre of the normalised features (Mean-Shifted Contrastive, eq. 6)."""
 
     center: Tensor
+
+    def describe(self) -> str:
+        """In a few words."""
+        return "angular centre"
 
     def prepare(self, features: Tensor, classes: int) -> None:
         """Set c to the mean of the normalised pretrained features (eq. 3)."""
@@ -90,6 +102,10 @@ class MeanShiftedContrastive(Objective):
         super().__init__()
         self.temperature = temperature
 
+    def describe(self) -> str:
+        """In a few words."""
+        return "mean-shifted contrastive"
+
     def prepare(self, features: Tensor, classes: int) -> None:
         """Set c to the mean of the normalised pretrained features (eq. 3)."""
         self.center = functional.normalize(features, dim=1).mean(dim=0)
@@ -105,21 +121,38 @@ class MeanShiftedContrastive(Objective):
 
 
 class Sum(Objective):
-    """The sum of several objectives, such as mean-shifted contrastive + angular centre (MSC, tab. 3)."""
+    """The sum of several objectives, such as mean-shifted contrastive + angular centre (MSC, tab. 3).
+
+    All of them that learn from a further folder learn from the same one.
+    """
 
     def __init__(self, *parts: Objective) -> None:
         super().__init__()
         self.parts = nn.ModuleList(parts)
         self.views = max(part.views for part in parts)
+        needs = {part.needs for part in parts} - {None}
+        (self.needs,) = needs or {None}
+        self.learns = frozenset().union(*(part.learns for part in parts))
+
+    def describe(self) -> str:
+        """Those of the parts."""
+        return " + ".join(part.describe() for part in self._objectives())
+
+    def state(self) -> Arrays:
+        """What all of the parts leave."""
+        return {name: array for part in self._objectives() for name, array in part.state().items()}
 
     def prepare(self, features: Tensor, classes: int) -> None:
         """Prepare every part."""
-        for part in self.parts:
-            part.prepare(features, classes)  # type: ignore[operator]
+        for part in self._objectives():
+            part.prepare(features, classes)
 
     def forward(self, normal: Tensor, other: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
         """Sum of the parts on the same features."""
         return torch.stack([part(normal, other, labels) for part in self.parts]).sum()
+
+    def _objectives(self) -> list[Objective]:
+        return [part for part in self.parts if isinstance(part, Objective)]
 
 
 class Logistic(Objective):
@@ -128,7 +161,12 @@ class Logistic(Objective):
     The logit w . phi(x) + b, of a linear layer trained with the network, is the anomaly score.
     """
 
-    needs = "outliers"
+    needs = OUTLIERS
+    learns = frozenset(("weight", "bias"))
+
+    def describe(self) -> str:
+        """In a few words."""
+        return "logistic regression of outliers"
 
     def prepare(self, features: Tensor, classes: int) -> None:
         """Make the linear layer."""
@@ -141,6 +179,11 @@ class Logistic(Objective):
             functional.softplus(self.linear(normal)).mean() + functional.softplus(-self.linear(other)).mean()
         )
 
+    def state(self) -> Arrays:
+        """The linear layer: ``weight``, (D,), and ``bias``, (1,)."""
+        weight, bias = self.linear.weight.detach().cpu().numpy(), self.linear.bias.detach().cpu().numpy()
+        return {"weight": weight[0], "bias": bias}
+
 
 class HypersphereClassifier(Objective):
     """Outliers out of, normals into a ball (Ruff et al. 2020, the HSC of Transfer-Based Semantic AD, tab. 4).
@@ -150,8 +193,12 @@ class HypersphereClassifier(Objective):
     the features of a pretrained network with rectified outputs do not surround.
     """
 
-    needs = "outliers"
+    needs = OUTLIERS
     center: Tensor
+
+    def describe(self) -> str:
+        """In a few words."""
+        return "hypersphere classifier"
 
     def prepare(self, features: Tensor, classes: int) -> None:
         """Set the centre to the mean of the pretrained features."""
@@ -177,12 +224,16 @@ class JointClassification(Objective):
         weight: alpha, of the compactness; 0.1 in DOC.
     """
 
-    needs = "reference"
+    needs = REFERENCE_CLASSES
 
     def __init__(self, weight: float = 0.1) -> None:
         super().__init__()
         self.weight = weight
         self.compactness = Compactness()
+
+    def describe(self) -> str:
+        """In a few words."""
+        return "compactness and classification of reference images"
 
     def prepare(self, features: Tensor, classes: int) -> None:
         """Fix the centre and make the linear layer."""

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anomscan.config import BackboneInfo, Preprocessing
 from anomscan.errors import ParityError
-from anomscan.extractor import Extractor
-from anomscan.images import Pixels
+from anomscan.network.extractor import IMAGE, Extractor
+from anomscan.network.network import BackboneInfo
+from anomscan.types import Pixels, Preprocessing
 
 OPSET = 18
 TOLERANCE = 1e-4
@@ -76,7 +76,7 @@ def write_onnx(
             dynamo=True,
             opset_version=OPSET,
             input_names=["pixels"],
-            output_names=["features"],
+            output_names=[IMAGE],
             dynamic_shapes=({0: torch.export.Dim("N")},),
             verbose=False,
         )
@@ -108,7 +108,8 @@ def check_parity(module: FromPixels, extractor: Extractor, pixels: Pixels) -> No
     """
     with torch.no_grad():
         expected = module(torch.from_numpy(pixels)).numpy()
-    difference = float(np.abs(extractor.run(pixels) - expected).max() / max(1.0, np.abs(expected).max()))
+    found = extractor.run(pixels).image
+    difference = float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
     if not difference <= TOLERANCE:
         raise ParityError(
             f"the exported graph differs from the trained network by {difference:.2g} on real images; "

@@ -8,7 +8,7 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
-from anomscan.config import available_cores
+from anomscan.pipeline import available_cores
 
 
 class CoreParallel:

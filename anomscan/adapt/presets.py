@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
+from anomscan.adapt.label_free import LabelFree
 from anomscan.adapt.objectives import (
     AngularCenter,
     Compactness,
@@ -16,49 +15,13 @@ from anomscan.adapt.objectives import (
     Objective,
     Sum,
 )
+from anomscan.adapt.parts import FurtherFolder, Part
+from anomscan.adapt.readouts import Head, Readout, RootedHead, RootedStages
+from anomscan.adapt.regularizers import L2SP, ElasticWeightConsolidation, Regularizer
+from anomscan.adapt.stopping import AllSteps, Samplewise, Stopping
+from anomscan.adapt.trainables import Everything, LastStage, LastStages, ResidualAdapters, Trainable
+from anomscan.adapt.trainer import Optimisation
 from anomscan.errors import UsageError
-
-
-@dataclass(frozen=True)
-class Optimisation:
-    """Stochastic gradient descent: ``clip`` bounds the gradient's norm, None leaves it as it is."""
-
-    steps: int
-    batch: int
-    rate: float
-    momentum: float
-    weight_decay: float
-    clip: float | None
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A method: what is minimised, what holds it back, what learns, when it stops, how it scores.
-
-    ``objective`` None leaves the features as they are (DN2). ``views`` is how many random views of every
-    image are drawn, once, for an objective that compares two. ``readout`` says which outputs make up the
-    features, see ``readouts``.
-    """
-
-    objective: Callable[[], Objective] | None
-    optimisation: Optimisation
-    regularizer: Literal["none", "ewc", "l2-sp"] = "none"
-    trainable: Literal["last stages", "last stage", "all", "adapters"] = "last stages"
-    stopping: Literal["fixed", "samplewise", "label-free"] = "fixed"
-    scorer: str = "knn"
-    views: int = 0
-    readout: Literal["head", "stages"] = "head"
-
-    @property
-    def learns_logit(self) -> bool:
-        """Whether it trains the layer that the scorer ``logit`` is."""
-        return self.objective is Logistic
-
-
-def msc_angular() -> Objective:
-    """Mean-shifted contrastive + angular centre (Mean-Shifted Contrastive, tab. 3)."""
-    return Sum(MeanShiftedContrastive(), AngularCenter())
-
 
 _NONE = Optimisation(steps=0, batch=0, rate=0.0, momentum=0.0, weight_decay=0.0, clip=None)
 # PANDA, appendix D: batch 32, momentum 0.9, weight decay 5e-5, gradients clipped to a norm of 1e-3.
@@ -72,24 +35,84 @@ _OUTLIERS = Optimisation(steps=50, batch=16, rate=1e-2, momentum=0.9, weight_dec
 
 _AUTO = Optimisation(steps=100, batch=64, rate=1e-2, momentum=0.9, weight_decay=5e-5, clip=None)
 
+
+@dataclass(frozen=True)
+class Preset:
+    """A method: what is minimised, what holds it back, what learns, when it stops, how it is read and scored.
+
+    ``objective`` None leaves the network as it is (DN2). ``views`` is how many random views of every
+    image are drawn, once, for an objective that compares two. ``scorer`` is a name of ``scoring.registry``.
+    """
+
+    objective: Objective | None = None
+    optimisation: Optimisation = _NONE
+    regularizer: Regularizer | None = None
+    trainable: Trainable = field(default_factory=LastStages)
+    stopping: Stopping = field(default_factory=AllSteps)
+    readout: Readout = field(default_factory=Head)
+    scorer: str = "knn"
+    views: int = 0
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything learns."""
+        return self.objective is not None
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Those that matter."""
+        training = (self.objective, self.regularizer, self.trainable, self.stopping) if self.trains else ()
+        return tuple(part for part in (*training, self.readout) if part is not None)
+
+    @property
+    def needs(self) -> frozenset[FurtherFolder]:
+        """The further folders that the parts learn from."""
+        return frozenset(part.needs for part in self.parts if part.needs)
+
+    @property
+    def learns(self) -> frozenset[str]:
+        """Names of the arrays that the parts leave to the scorer."""
+        return frozenset().union(*(part.learns for part in self.parts))
+
+    @property
+    def holds_out(self) -> float:
+        """Share of the normals that is kept from the training."""
+        return max(part.holds_out for part in self.parts)
+
+    def describe(self) -> str:
+        """One line for a person."""
+        return "; ".join(part.describe() for part in self.parts)
+
+
 PRESETS: dict[str, Preset] = {
-    "none": Preset(None, _NONE),
-    "stages": Preset(None, _NONE, readout="stages"),
-    "panda-es": Preset(Compactness, _PANDA),
-    "panda-ses": Preset(Compactness, _PANDA, stopping="samplewise", scorer="samplewise"),
-    "panda-ewc": Preset(Compactness, _PANDA, regularizer="ewc"),
-    "panda-angular": Preset(AngularCenter, _PANDA),
-    "panda-oe": Preset(Logistic, _OUTLIERS),
-    "joint": Preset(JointClassification, _PANDA),
-    "msc": Preset(MeanShiftedContrastive, _MSC, views=4),
-    "msc-angular": Preset(msc_angular, _MSC, views=4),
+    "none": Preset(readout=RootedHead(), scorer="knn-euclidean"),
+    "stages": Preset(readout=RootedStages(), scorer="knn-euclidean"),
+    "panda-es": Preset(Compactness(), _PANDA),
+    "panda-ses": Preset(Compactness(), _PANDA, stopping=Samplewise(), scorer="samplewise"),
+    "panda-ewc": Preset(Compactness(), _PANDA, regularizer=ElasticWeightConsolidation()),
+    "panda-angular": Preset(AngularCenter(), _PANDA),
+    "panda-oe": Preset(Logistic(), _OUTLIERS),
+    "joint": Preset(JointClassification(), _PANDA),
+    "msc": Preset(MeanShiftedContrastive(), _MSC, views=4),
+    # Mean-Shifted Contrastive, tab. 3
+    "msc-angular": Preset(Sum(MeanShiftedContrastive(), AngularCenter()), _MSC, views=4),
     "hsc": Preset(
-        HypersphereClassifier, _OUTLIERS, regularizer="l2-sp", trainable="all", scorer="mean-euclidean"
+        HypersphereClassifier(),
+        _OUTLIERS,
+        regularizer=L2SP(),
+        trainable=Everything(),
+        scorer="mean-euclidean",
     ),
-    "adib": Preset(Logistic, _OUTLIERS, regularizer="l2-sp", trainable="all"),
-    "adra": Preset(Logistic, _OUTLIERS, trainable="adapters"),
+    "adib": Preset(Logistic(), _OUTLIERS, regularizer=L2SP(), trainable=Everything()),
+    "adra": Preset(Logistic(), _OUTLIERS, trainable=ResidualAdapters()),
     "auto": Preset(
-        msc_angular, _AUTO, trainable="last stage", stopping="label-free", views=4, readout="stages"
+        Sum(MeanShiftedContrastive(), AngularCenter()),
+        _AUTO,
+        trainable=LastStage(),
+        stopping=LabelFree(),
+        readout=RootedStages(),
+        scorer="knn-euclidean",
+        views=4,
     ),
 }
 

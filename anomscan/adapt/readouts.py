@@ -1,187 +1,143 @@
-"""Which outputs of a network make up its feature vector.
-
-The head alone is what the papers use. Where the normals show the same thing in the same place, maxima of
-the deep stages and a coarse map of one of them find more; where they do not, these mislead. That can be
-told from the normals alone: their alignment opens or closes a gate. No labels, nothing trained.
-"""
+"""Which outputs of a network make up its feature vector."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, fx, nn
-from torch.nn import functional
+from torch import nn
 
 from anomscan.adapt.backbones import Backbone
-from anomscan.adapt.onnx_export import FromPixels, write_onnx
-from anomscan.adapt.trainables import deep_stages, trace
-from anomscan.config import available_cores
-from anomscan.errors import InputError
-from anomscan.extractor import Extractor
-from anomscan.images import Decoded
-
-GRID = 5
-"""Rows and columns of the coarse map."""
-ALIGNMENT = (0.75, 0.85)
-"""Where the weight of the stages rises from 0 to 1."""
-ENOUGH_NORMALS = 200
-"""The weight is scaled down in proportion where there are fewer normals."""
+from anomscan.adapt.parts import Part
+from anomscan.adapt.stage_readout import RootedStageReadout, StageReadout, features_of, measure_blocks
+from anomscan.adapt.whitening import RootedFeatures
+from anomscan.images.decode import Decoded
+from anomscan.images.find import Unreadable
 
 
 @dataclass(frozen=True)
-class Gate:
-    """What the normals say, and what follows for the readout.
+class Read:
+    """The modules, in a row, from normalised pixels to features, and what was chosen, for ``model.json``."""
 
-    ``alignment`` is the squared length of the mean of their normalised coarse maps, over that of the
-    same stage averaged over its area: 1 where every normal has the same thing in the same place. None
-    where the network has no map, and then nothing follows.
-    """
+    modules: Sequence[nn.Module]
+    record: dict[str, Any] | None = None
 
-    alignment: float | None
-    normals: int
+
+class Readout(Part):
+    """Says which outputs make up the features."""
 
     @property
-    def weight(self) -> float:
-        """Weight of every output beside the head, in [0, 1]."""
-        if self.alignment is None:
-            return 0.0
-        closed, opened = ALIGNMENT
-        rise = (self.alignment - closed) / (opened - closed)
-        return min(1.0, max(0.0, rise)) * min(1.0, self.normals / ENOUGH_NORMALS)
+    def plain(self) -> Readout:
+        """What takes its place where a scorer is asked for that reads features as the papers have them."""
+        return self
 
-    def record(self) -> dict[str, Any]:
-        """The gate, for ``model.json``."""
-        reason = (
-            "the network has no map to tell the normals' alignment by, so its head is all there is"
-            if self.alignment is None
-            else f"the alignment of {self.normals} normals is {self.alignment:.2f}, so the stages have "
-            f"weight {self.weight:.2f}"
-        )
-        return {"reason": reason, "alignment": self.alignment, "weight": self.weight}
+    @abstractmethod
+    def read(
+        self,
+        backbone: Backbone,
+        network: Sequence[nn.Module],
+        normals: Iterable[Decoded | Unreadable],
+        scratch: Path,
+    ) -> Read:
+        """Read a network out.
 
+        Args:
+            backbone: the network, pretrained or adapted.
+            network: the same, as the modules in a row that training made of it.
+            normals: the normal images, for a readout that looks at them.
+            scratch: a folder for temporary files.
 
-class StageOutputs(nn.Module):
-    """Head features, the maximum over each deep stage, the coarse map and the mean of one; as they are.
-
-    Args:
-        backbone: any timm network; maps may be (N, C, H, W), (N, H, W, C) or tokens (N, T, C), of which
-            the last have no coarse map.
-    """
-
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        names, self.middle = deep_stages(backbone)
-        self.body = _exposing(backbone.model, names)
-        size = backbone.preprocessing.height, backbone.preprocessing.width
-        with torch.no_grad():
-            _, *stages = self.body(torch.zeros(1, 3, *size))
-        middle = _channels_first(stages[self.middle])
-        self.channels = middle.shape[-1] if middle.ndim == 3 else middle.shape[1]
-        self.has_map = middle.ndim == 4
-        self.register_buffer("rows", _averaging(middle.shape[2] if self.has_map else 1))
-        self.register_buffer("columns", _averaging(middle.shape[3] if self.has_map else 1))
-
-    rows: Tensor
-    columns: Tensor
-
-    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
-        """Normalised pixels (N, 3, H, W) to head, maxima, coarse map and mean, each (N, its length)."""
-        head, *stages = self.body(images)
-        stages = [_channels_first(stage) for stage in stages]
-        over = [(2, 3) if stage.ndim == 4 else (1,) for stage in stages]
-        maxima = [stage.amax(dim) for stage, dim in zip(stages, over, strict=True)]
-        middle = stages[self.middle]
-        mean = middle.mean(over[self.middle])
-        coarse = (self.rows @ middle @ self.columns.T).flatten(1) if self.has_map else mean
-        return head, maxima, coarse, mean
+        Raises:
+            InputError: no image can be read.
+        """
 
 
-class StageReadout(nn.Module):
-    """The head beside the stages' maxima and the coarse map, each of squared length ``gate.weight``."""
+class Head(Readout):
+    """The head alone, as in the papers."""
 
-    def __init__(self, outputs: StageOutputs, gate: Gate) -> None:
-        super().__init__()
-        self.outputs, self.gate = outputs, gate
+    def describe(self) -> str:
+        """In a few words."""
+        return "the head's features"
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalised pixels to features of norm 1, (N, D)."""
-        head, maxima, coarse, _ = self.outputs(images)
-        head = _unit(head)
-        if self.gate.weight == 0:
-            return head
-        beside = [self.gate.weight**0.5 * _unit(block) for block in (*maxima, coarse)]
-        return _unit(torch.cat([head, *beside], dim=1))
-
-
-def _unit(features: Tensor) -> Tensor:
-    unit: Tensor = functional.normalize(features, dim=1)
-    return unit
+    def read(
+        self,
+        backbone: Backbone,
+        network: Sequence[nn.Module],
+        normals: Iterable[Decoded | Unreadable],
+        scratch: Path,
+    ) -> Read:
+        """The network as it is."""
+        return Read(network)
 
 
-class _Measured(nn.Module):
-    """Coarse map and mean side by side, each of norm 1: what the gate is computed from."""
+class RootedHead(Head):
+    """The head's features, rooted and a little whitened; compared by Euclidean distance."""
 
-    def __init__(self, outputs: StageOutputs) -> None:
-        super().__init__()
-        self.outputs = outputs
+    @property
+    def plain(self) -> Readout:
+        """The head as it is."""
+        return Head()
 
-    def forward(self, images: Tensor) -> Tensor:
-        _, _, coarse, mean = self.outputs(images)
-        return torch.cat([_unit(coarse), _unit(mean)], dim=1)
+    def describe(self) -> str:
+        """In a few words."""
+        return "the square root of the head's features, a little whitened"
 
-
-def gated_readout(backbone: Backbone, normals: Iterable[Decoded], scratch: Path) -> tuple[StageReadout, Gate]:
-    """The readout of a network, as the normals decide.
-
-    Args:
-        backbone: the network, pretrained or adapted; a plain ViT has no coarse map.
-        normals: the normal images; unreadable ones are passed over. Memory does not grow with them.
-        scratch: a folder for a temporary file.
-
-    Raises:
-        InputError: no image can be read.
-    """
-    outputs = StageOutputs(backbone).eval()
-    graph = scratch / "gate.onnx"
-    module = FromPixels(backbone.preprocessing, _Measured(outputs))
-    write_onnx(module, graph, backbone.preprocessing, backbone.info)
-    total, count = np.zeros(1), 0
-    for _, features in Extractor(graph, available_cores()).embed(normals):
-        if features.size:
-            total = total + features.sum(axis=0, dtype=np.float64)
-            count += len(features)
-    if not count:
-        raise InputError("none of the normal images can be read")
-    coarse, mean = np.split(total / count, [len(total) - outputs.channels])
-    gate = Gate(float(coarse @ coarse) / float(mean @ mean) if outputs.has_map else None, count)
-    return StageReadout(outputs, gate), gate
+    def read(
+        self,
+        backbone: Backbone,
+        network: Sequence[nn.Module],
+        normals: Iterable[Decoded | Unreadable],
+        scratch: Path,
+    ) -> Read:
+        """The network and what the normals make of its features; see ``whitening``."""
+        rooted = RootedFeatures(features_of(network, backbone, normals, scratch))
+        return Read([*network, rooted])
 
 
-def _exposing(model: nn.Module, names: list[str]) -> fx.GraphModule:
-    """The model, returning its features and the outputs of the submodules ``names``."""
-    graph = trace(model)
-    nodes = [[n for n in graph.nodes if name in n.meta.get("nn_module_stack", {})][-1] for name in names]
-    (output,) = [node for node in graph.nodes if node.op == "output"]
-    output.args = ((output.args[0], *nodes),)
-    return fx.GraphModule(model, graph).eval()
+class Stages(Readout):
+    """The head beside the deep stages, as far as the normals open the gate."""
+
+    normalises = True
+
+    def describe(self) -> str:
+        """In a few words."""
+        return "the head's features and, if the normals are alike, those of the deep stages"
+
+    def read(
+        self,
+        backbone: Backbone,
+        network: Sequence[nn.Module],
+        normals: Iterable[Decoded | Unreadable],
+        scratch: Path,
+    ) -> Read:
+        """The backbone, whatever stands beside it in ``network``; see ``stage_readout``."""
+        measured = measure_blocks(backbone, normals, scratch)
+        return Read([StageReadout(measured.outputs, measured.gate)], measured.gate.record())
 
 
-def _channels_first(stage: Tensor) -> Tensor:
-    """(N, H, W, C) of a square map to (N, C, H, W); anything else as it is."""
-    if stage.ndim == 4 and stage.shape[1] == stage.shape[2] != stage.shape[3]:
-        return stage.permute(0, 3, 1, 2)
-    return stage
+class RootedStages(Readout):
+    """The same, each block rooted and a little whitened; compared by Euclidean distance."""
 
+    @property
+    def plain(self) -> Readout:
+        """The blocks as they are."""
+        return Stages()
 
-def _averaging(length: int) -> Tensor:
-    """(GRID, length): averages a line into GRID cells, as adaptive average pooling does."""
-    matrix = torch.zeros(GRID, length)
-    for cell in range(GRID):
-        first, last = cell * length // GRID, -(-(cell + 1) * length // GRID)
-        matrix[cell, first:last] = 1 / (last - first)
-    return matrix
+    def describe(self) -> str:
+        """In a few words."""
+        return "as stages, the square roots, a little whitened"
+
+    def read(
+        self,
+        backbone: Backbone,
+        network: Sequence[nn.Module],
+        normals: Iterable[Decoded | Unreadable],
+        scratch: Path,
+    ) -> Read:
+        """The backbone, whatever stands beside it in ``network``; see ``stage_readout`` and ``whitening``."""
+        measured = measure_blocks(backbone, normals, scratch)
+        module = RootedStageReadout(measured.outputs, measured.gate, measured.blocks)
+        return Read([module], measured.gate.record())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,32 +14,28 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anomscan.adapt.activations import ActivationCache
-from anomscan.adapt.made_anomalies import KINDS
-from anomscan.adapt.parallel import CoreParallel
-from anomscan.extractor import Features
-from anomscan.gallery import Gallery, kmeans
-from anomscan.measures import auroc
-from anomscan.scorers import knn_score
-
-SAMPLEWISE_CHECKPOINTS = 4
-CHECKPOINTS = 6
-NEIGHBOURS = 2
-CLUSTERS = 5
-
-MARGIN = 0.5
-"""Points of mean AUROC by which a checkpoint must beat the unadapted features."""
-TOLERANCE = 0.5
-"""Points of AUROC that any one kind of anomaly may lose meanwhile."""
-PATIENCE = 2
-"""Checkpoints in a row that may fail to be the best so far before training ends."""
-LEAST_RANK = 0.8
-"""Share of the effective rank of the unadapted features below which features count as collapsed."""
-LEAST_SPREAD = 0.5
-"""The same of their spread."""
+from anomscan.adapt.parts import Part
+from anomscan.adapt.views import View
+from anomscan.types import Arrays
 
 
-class Stopping:
-    """Watches a training run; this one lets it take all of its steps and keeps the last (PANDA-ES)."""
+@dataclass(frozen=True)
+class Training:
+    """A training run, for whoever watches it.
+
+    ``tail`` is the network that trains, for ``steps`` steps, on ``normals``. ``held_out`` are normals that it
+    never sees, for a rule that holds some out: view 0 is the image, the others are the rule's ``views``.
+    """
+
+    tail: nn.Module
+    steps: int
+    normals: ActivationCache
+    held_out: ActivationCache | None
+    seed: int
+
+
+class Watch:
+    """Watches a training run; this one lets it take all of its steps and keeps the last."""
 
     def after_step(self, step: int) -> bool:
         """Look at the network after a step, 0 being before the first; False ends the training."""
@@ -47,29 +45,75 @@ class Stopping:
         """What takes the place of the tail: from activations to features."""
         return tail
 
+    def state(self) -> Arrays:
+        """What it leaves to the scorer: the arrays that the rule's ``learns`` names."""
+        return {}
 
+    def record(self) -> dict[str, Any] | None:
+        """What it chose, with the ``reason`` in one line; None where there was no choice."""
+        return None
+
+
+class Stopping(Part):
+    """A rule for when training ends and what is kept of it."""
+
+    fewest: int = 0
+    """With fewer normals than this the network is not trained at all."""
+
+    def views(self, seed: int) -> Sequence[View]:
+        """Further views of every held-out normal; the seed decides their draws."""
+        return ()
+
+    @abstractmethod
+    def watch(self, training: Training) -> Watch:
+        """Whoever applies the rule to one run."""
+
+
+class AllSteps(Stopping):
+    """Takes all steps and keeps the last (PANDA-ES)."""
+
+    def describe(self) -> str:
+        """In a few words."""
+        return "a fixed number of steps"
+
+    def watch(self, training: Training) -> Watch:
+        """There is nothing to look at."""
+        return Watch()
+
+
+@dataclass(frozen=True)
 class Samplewise(Stopping):
-    """Keeps the tail as it is at evenly spaced steps, the first before any training (PANDA-SES, sec. 3).
+    """Keeps the tail as it is at evenly spaced steps, the first before any training (PANDA-SES, sec. 3)."""
 
-    Args:
-        tail: the network that trains.
-        steps: steps that the training will take.
-    """
+    learns = frozenset(("checkpoints",))
+    normalises = True
+    checkpoints: int = 4
 
-    def __init__(self, tail: nn.Module, steps: int) -> None:
-        self._tail = tail
-        self._due = _evenly(steps, SAMPLEWISE_CHECKPOINTS)
-        self.kept: list[nn.Module] = []
+    def describe(self) -> str:
+        """In a few words."""
+        return f"{self.checkpoints} checkpoints side by side"
+
+    def watch(self, training: Training) -> Watch:
+        """Keeps copies of the tail."""
+        return _Keeping(training, self.checkpoints)
+
+
+class _Keeping(Watch):
+    def __init__(self, training: Training, checkpoints: int) -> None:
+        self._tail = training.tail
+        self._due = evenly(training.steps, checkpoints)
+        self._kept: list[nn.Module] = []
 
     def after_step(self, step: int) -> bool:
-        """Keep a copy if this step is one of those."""
         if step in self._due:
-            self.kept.append(copy.deepcopy(self._tail).to("cpu"))
+            self._kept.append(copy.deepcopy(self._tail).to("cpu"))
         return True
 
-    def result(self, tail: nn.Module) -> SideBySide:
-        """One network that gives the features of every checkpoint."""
-        return SideBySide(self.kept)
+    def result(self, tail: nn.Module) -> nn.Module:
+        return SideBySide(self._kept)
+
+    def state(self) -> Arrays:
+        return {"checkpoints": np.array([len(self._kept)], np.float32)}
 
 
 class SideBySide(nn.Module):
@@ -84,177 +128,6 @@ class SideBySide(nn.Module):
         return torch.cat([functional.normalize(tail(activations), dim=1) for tail in self.tails], dim=1)
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """What can be said of a checkpoint without labels, on normals that the training never saw.
-
-    Collapse: ``effective_rank`` of the held-out features and ``spread``, their mean distance to their
-    centre. Separation, AUROC in percent: held-out normals against each kind of made anomaly, and against
-    clusters of normals that are withheld from the gallery, ``left_out_cluster``.
-    """
-
-    step: int
-    effective_rank: float
-    spread: float
-    made: dict[str, float]
-    left_out_cluster: float
-
-    @property
-    def separation(self) -> float:
-        """Mean AUROC over the kinds of made anomalies.
-
-        Without the clusters: theirs falls more often than not where the true one rises, see
-        ``benchmarks/README.md``.
-        """
-        return float(np.mean(list(self.made.values())))
-
-    def collapsed(self, start: Checkpoint) -> bool:
-        """Whether the features have lost rank or spread since ``start``."""
-        return (
-            self.effective_rank < LEAST_RANK * start.effective_rank
-            or self.spread < LEAST_SPREAD * start.spread
-        )
-
-    def beats(self, start: Checkpoint) -> bool:
-        """Whether it separates better by a margin on average, with nothing lost on any kind."""
-        losses = [start.made[kind] - self.made[kind] for kind in start.made]
-        return self.separation >= start.separation + MARGIN and max(losses) <= TOLERANCE
-
-
-class LabelFree(Stopping):
-    """Keeps the checkpoint that separates made anomalies best, or the unadapted features.
-
-    A checkpoint counts only if its features have not collapsed and if it beats the unadapted ones by a
-    margin. Collapse ends the training, and so do ``PATIENCE`` checkpoints that bring nothing. Selecting
-    detectors by made anomalies follows arXiv 2310.10461.
-
-    Args:
-        tail: the network that trains.
-        steps: steps that the training will take.
-        normals: what it trains on, which is the gallery here.
-        held_out: normals it never sees; view 0 is the image, the others are its made anomalies, in the
-            order of ``KINDS``.
-        seed: of the clusters.
-    """
-
-    def __init__(
-        self, tail: nn.Module, steps: int, normals: ActivationCache, held_out: ActivationCache, seed: int
-    ) -> None:
-        self._tail, self._normals, self._held_out, self._seed = tail, normals, held_out, seed
-        self._due = _evenly(steps, CHECKPOINTS)
-        self._clusters: Features | None = None
-        self._best: dict[str, Tensor] = {}
-        self.curve: list[Checkpoint] = []
-        self.chosen = 0
-
-    def after_step(self, step: int) -> bool:
-        """Measure the checkpoint if it is due; False once the features have collapsed or get no better."""
-        if step not in self._due:
-            return True
-        checkpoint = self._measure(step)
-        self.curve.append(checkpoint)
-        start, best = self.curve[0], self.curve[self._index(self.chosen)]
-        if checkpoint.collapsed(start):
-            return False
-        if step == 0 or (checkpoint.beats(start) and checkpoint.separation > best.separation):
-            self.chosen = step
-            self._best = {name: value.detach().clone() for name, value in self._tail.state_dict().items()}
-        return len(self.curve) - 1 - self._index(self.chosen) < PATIENCE
-
-    def result(self, tail: nn.Module) -> nn.Module:
-        """The tail, set back to the chosen checkpoint."""
-        tail.load_state_dict(self._best)
-        return tail
-
-    def reason(self) -> str:
-        """What was chosen and why, in one line."""
-        start, last = self.curve[0], self.curve[-1]
-        if self.chosen:
-            gain = self.curve[self._index(self.chosen)].separation - start.separation
-            return (
-                f"kept step {self.chosen}: it separates made anomalies better by {gain:.1f} points of AUROC"
-            )
-        if last.collapsed(start):
-            return f"kept the unadapted features: adapting collapsed them by step {last.step}"
-        return (
-            f"kept the unadapted features: no checkpoint separates made anomalies better by {MARGIN} points"
-        )
-
-    def record(self) -> dict[str, Any]:
-        """The choice and the curve, for ``model.json``."""
-        curve = [{**asdict(checkpoint), "separation": checkpoint.separation} for checkpoint in self.curve]
-        return {"chosen_step": self.chosen, "reason": self.reason(), "curve": curve}
-
-    def _index(self, step: int) -> int:
-        return next(i for i, checkpoint in enumerate(self.curve) if checkpoint.step == step)
-
-    def _measure(self, step: int) -> Checkpoint:
-        normals = self._features(self._normals, 0)
-        held_out, *made = (self._features(self._held_out, view) for view in range(self._held_out.views))
-        gallery = Gallery.build(normals)
-        of_normals = _scores(gallery, held_out)
-        separations = {
-            kind: 100 * _auroc(of_normals, _scores(gallery, features))
-            for kind, features in zip(KINDS, made, strict=True)
-        }
-        if self._clusters is None:
-            self._clusters = kmeans(normals, min(CLUSTERS, max(1, len(normals) // 2)), self._seed)
-            self._normal_cluster, self._held_out_cluster = (
-                (features @ self._clusters.T).argmax(axis=1) for features in (normals, held_out)
-            )
-        return Checkpoint(
-            step,
-            effective_rank(held_out),
-            spread(held_out),
-            separations,
-            self._left_out_cluster(normals, held_out),
-        )
-
-    def _left_out_cluster(self, normals: Features, held_out: Features) -> float:
-        """Mean AUROC of held-out normals against a cluster that is withheld, over the clusters."""
-        areas = []
-        for cluster in range(len(self._clusters if self._clusters is not None else ())):
-            inside, outside = self._normal_cluster == cluster, self._held_out_cluster != cluster
-            if inside.sum() < NEIGHBOURS or (~inside).sum() < NEIGHBOURS or not outside.any():
-                continue
-            gallery = Gallery.build(normals[~inside])
-            areas.append(_auroc(_scores(gallery, held_out[outside]), _scores(gallery, normals[inside])))
-        return 100 * float(np.mean(areas)) if areas else 50.0
-
-    def _features(self, cache: ActivationCache, view: int) -> Features:
-        device = next(self._tail.parameters()).device
-        with CoreParallel(self._tail, device) as network:
-            batches = [network.features(batch).cpu() for batch in cache.images(64, view)]
-        normalised: Features = functional.normalize(torch.cat(batches), dim=1).numpy()
-        return normalised
-
-
-def effective_rank(features: Features) -> float:
-    """Exponential of the entropy of the normalised singular values of centred features (Roy & Vetterli 2007).
-
-    Args:
-        features: (n, D) float32.
-
-    Returns:
-        Between 1, all on a line, and min(n - 1, D).
-    """
-    values = np.linalg.svd(features - features.mean(axis=0), compute_uv=False)
-    shares = values / max(values.sum(), 1e-12)
-    return float(np.exp(-(shares * np.log(np.maximum(shares, 1e-12))).sum()))
-
-
-def spread(features: Features) -> float:
-    """Mean Euclidean distance of (n, D) features to their centre."""
-    return float(np.linalg.norm(features - features.mean(axis=0), axis=1).mean())
-
-
-def _evenly(steps: int, count: int) -> set[int]:
+def evenly(steps: int, count: int) -> set[int]:
+    """``count`` steps from 0 to ``steps``, evenly spaced."""
     return {round(i * steps / (count - 1)) for i in range(count)}
-
-
-def _scores(gallery: Gallery, features: Features) -> Features:
-    return knn_score(gallery.search(features, min(NEIGHBOURS, len(gallery)))[0])
-
-
-def _auroc(normal: Features, anomalous: Features) -> float:
-    return auroc(np.concatenate([normal, anomalous]), np.repeat([False, True], [len(normal), len(anomalous)]))

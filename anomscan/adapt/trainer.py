@@ -16,11 +16,22 @@ from torch import Tensor, nn
 from anomscan.adapt.activations import ActivationCache
 from anomscan.adapt.objectives import Objective
 from anomscan.adapt.parallel import CoreParallel
-from anomscan.adapt.presets import Optimisation
-from anomscan.adapt.regularizers import Regularizer
+from anomscan.adapt.regularizers import Penalty, trained
 from anomscan.errors import TrainingDiverged, UsageError
 
 Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """Stochastic gradient descent: ``clip`` bounds the gradient's norm, None leaves it as it is."""
+
+    steps: int
+    batch: int
+    rate: float
+    momentum: float
+    weight_decay: float
+    clip: float | None
 
 
 def resolve_device(name: str) -> torch.device:
@@ -41,101 +52,111 @@ class Others:
     classes: int
 
 
-def train(
-    tail: nn.Module,
-    normals: ActivationCache,
-    objective: Objective,
-    optimisation: Optimisation,
-    *,
-    others: Others | None = None,
-    regularizer: Regularizer | None = None,
-    seed: int,
-    device: torch.device,
-    deadline: float | None,
-    on_step: Callable[[int, float], bool],
-) -> tuple[int, float]:
-    """Minimise ``objective`` + ``regularizer`` over the parameters of ``tail`` that require gradients.
+@dataclass(frozen=True)
+class Trainer:
+    """Minimises an objective and a penalty over the parameters of ``tail`` that require gradients.
 
-    View 0 of the cache is the image itself: it fixes the objective's centre and is what an objective
+    View 0 of the normals is the image itself: it fixes the objective's centre and is what an objective
     of one view learns from; an objective of two views draws two of the others for each image.
 
     Args:
         tail: maps activations (n, ...) to features (n, D); stays in evaluation mode, moves to ``device``.
-        normals: the activations of the normals.
         objective: the loss; its own parameters are trained too.
         optimisation: steps, batch size and rates.
-        others: what the objective needs beside the normals.
-        regularizer: holds the parameters of ``tail`` back.
+        normals: the activations of the normals.
         seed: of the order of the images and the choice of views.
         device: where the steps run.
-        deadline: ``time.monotonic()`` after which no further step begins; None for no limit.
-        on_step: called after every step with its number, from 1, and its loss; False ends the training.
-
-    Returns:
-        Steps done and the last loss.
-
-    Raises:
-        TrainingDiverged: the loss is not finite.
+        others: what the objective needs beside the normals.
+        penalty: holds the parameters of ``tail`` back.
     """
-    generator = np.random.default_rng(seed)
-    parameters = [parameter for parameter in tail.parameters() if parameter.requires_grad]
-    done, last = 0, math.nan
-    with CoreParallel(tail, device) as network:
-        pretrained = torch.cat([network.features(batch) for batch in normals.images(64)])
-        objective.prepare(pretrained, others.classes if others else 0)
-        heads = list(objective.parameters())
-        optimizer = torch.optim.SGD(
-            parameters + heads,
-            lr=optimisation.rate,
-            momentum=optimisation.momentum,
-            weight_decay=optimisation.weight_decay,
-        )
-        epochs = _batches(len(normals), optimisation.batch, optimisation.steps, generator)
-        for images, other in zip(epochs, _other_batches(others, optimisation, generator), strict=True):
-            if deadline is not None and time.monotonic() > deadline:
-                break
-            activations = _read(normals, images, objective.views, generator)
-            features = network.forward(_joined(activations, others, other))
-            labels = None if others is None else torch.from_numpy(others.labels[other]).to(device)
-            loss = objective(features[: len(activations)], features[len(activations) :], labels)
-            gradient, *head_gradients = torch.autograd.grad(loss, [features, *heads])
-            network.backward(gradient)
-            if regularizer is not None:
-                penalty = regularizer.value()
-                for parameter, value in zip(
-                    parameters, torch.autograd.grad(penalty, parameters), strict=True
-                ):
-                    parameter.grad = value if parameter.grad is None else parameter.grad + value
-                loss = loss + penalty
-            for parameter, value in zip(heads, head_gradients, strict=True):
-                parameter.grad = value
-            last = loss.item()
-            if not math.isfinite(last):
-                raise TrainingDiverged(f"the loss is {last} at step {done + 1}; the model is as it was")
-            if optimisation.clip is not None:
-                nn.utils.clip_grad_norm_(parameters + heads, optimisation.clip)
-            optimizer.step()
-            done += 1
-            if not on_step(done, last):
-                break
-    return done, last
+
+    tail: nn.Module
+    objective: Objective
+    optimisation: Optimisation
+    normals: ActivationCache
+    seed: int
+    device: torch.device
+    others: Others | None = None
+    penalty: Penalty | None = None
+
+    def run(self, on_step: Callable[[int, float], bool], deadline: float | None = None) -> tuple[int, float]:
+        """Train.
+
+        Args:
+            on_step: called after every step with its number, from 1, and its loss; False ends the training.
+            deadline: ``time.monotonic()`` after which no further step begins; None for no limit.
+
+        Returns:
+            Steps done and the last loss.
+
+        Raises:
+            TrainingDiverged: the loss is not finite.
+        """
+        generator = np.random.default_rng(self.seed)
+        done, last = 0, math.nan
+        with CoreParallel(self.tail, self.device) as network:
+            self._prepare(network)
+            learning = [*trained(self.tail), *self.objective.parameters()]
+            optimizer = self._optimizer(learning)
+            for images, others in self._batches(generator):
+                if deadline is not None and time.monotonic() > deadline:
+                    break
+                activations = _read(self.normals, images, self.objective.views, generator)
+                last = self._gradients(network, activations, others)
+                if not math.isfinite(last):
+                    raise TrainingDiverged(f"the loss is {last} at step {done + 1}; the model is as it was")
+                if self.optimisation.clip is not None:
+                    nn.utils.clip_grad_norm_(learning, self.optimisation.clip)
+                optimizer.step()
+                done += 1
+                if not on_step(done, last):
+                    break
+        return done, last
+
+    def _prepare(self, network: CoreParallel) -> None:
+        pretrained = torch.cat([network.features(batch) for batch in self.normals.images(64)])
+        self.objective.prepare(pretrained, self.others.classes if self.others else 0)
+
+    def _optimizer(self, learning: list[nn.Parameter]) -> torch.optim.Optimizer:
+        by = self.optimisation
+        return torch.optim.SGD(learning, by.rate, momentum=by.momentum, weight_decay=by.weight_decay)
+
+    def _batches(self, generator: np.random.Generator) -> Iterator[tuple[Indices, Indices]]:
+        """For every step, which normals and which other images."""
+        steps, size = self.optimisation.steps, self.optimisation.batch
+        normals = _epochs(len(self.normals), size, steps, generator)
+        if self.others is None:
+            return zip(normals, itertools.repeat(np.empty(0, np.int64), steps), strict=True)
+        return zip(normals, _epochs(len(self.others.cache), size, steps, generator), strict=True)
+
+    def _gradients(self, network: CoreParallel, activations: Tensor, others: Indices) -> float:
+        """Set the gradient of everything that learns; returns the loss."""
+        normals, labels = len(activations), None
+        if self.others is not None:
+            further = self.others.cache.read(np.zeros_like(others), others)
+            activations = torch.cat([activations, further])
+            labels = torch.from_numpy(self.others.labels[others]).to(self.device)
+        features = network.forward(activations)
+        loss = self.objective(features[:normals], features[normals:], labels)
+        heads = list(self.objective.parameters())
+        gradient, *head_gradients = torch.autograd.grad(loss, [features, *heads])
+        network.backward(gradient)
+        for head, value in zip(heads, head_gradients, strict=True):
+            head.grad = value
+        if self.penalty is not None:
+            loss = loss + self._pull(self.penalty)
+        return float(loss.item())
+
+    def _pull(self, penalty: Penalty) -> Tensor:
+        """Add the gradient of the penalty; returns its value."""
+        value = penalty.value()
+        parameters = trained(self.tail)
+        for parameter, pull in zip(parameters, torch.autograd.grad(value, parameters), strict=True):
+            parameter.grad = pull if parameter.grad is None else parameter.grad + pull
+        return value
 
 
-def _other_batches(
-    others: Others | None, optimisation: Optimisation, generator: np.random.Generator
-) -> Iterator[Indices]:
-    if others is None:
-        return itertools.repeat(np.empty(0, np.int64), optimisation.steps)
-    return _batches(len(others.cache), optimisation.batch, optimisation.steps, generator)
-
-
-def _joined(activations: Tensor, others: Others | None, images: Indices) -> Tensor:
-    if others is None:
-        return activations
-    return torch.cat([activations, others.cache.read(np.zeros_like(images), images)])
-
-
-def _batches(images: int, batch: int, steps: int, generator: np.random.Generator) -> Iterator[Indices]:
+def _epochs(images: int, batch: int, steps: int, generator: np.random.Generator) -> Iterator[Indices]:
     """Epochs in random order; a last, short batch of an epoch is left out."""
     size = min(batch, images)
     order = np.empty(0, np.int64)

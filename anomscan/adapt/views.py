@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torchvision.transforms import v2
 
-from anomscan.images import Pixels
+from anomscan.types import Pixels
+
+View = Callable[[Pixels], Pixels]
+"""Makes one view of every image of a batch: (n, H, W, 3) to the same shape."""
 
 
 class Augmentation:

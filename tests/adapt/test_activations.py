@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from anomscan.adapt.activations import ActivationCache, cache_activations
-from anomscan.extractor import Extractor, Features
-from anomscan.images import Decoded, Pixels
+from anomscan.images.decode import Decoded
+from anomscan.images.find import Unreadable
+from anomscan.network.extractor import Extractor
+from anomscan.types import Outputs, Pixels
 
 
 class MeanTrunk(Extractor):
@@ -17,8 +19,8 @@ class MeanTrunk(Extractor):
     def __init__(self) -> None:
         self._threads = 2
 
-    def run(self, pixels: Pixels) -> Features:
-        return pixels.mean(axis=(1, 2), dtype=np.float32)
+    def run(self, pixels: Pixels) -> Outputs:
+        return Outputs(pixels.mean(axis=(1, 2), dtype=np.float32))
 
 
 def images(count: int) -> list[Decoded]:
@@ -31,7 +33,7 @@ def brighter(pixels: Pixels) -> Pixels:
 
 @pytest.mark.parametrize("memory", [0, 1e9])
 def test_views_and_images_come_back(memory: float) -> None:
-    mixed = [*images(20), Decoded("bad", None, "truncated"), *images(3)]
+    mixed = [*images(20), Unreadable("bad", "truncated"), *images(3)]
     cache = cache_activations(MeanTrunk(), mixed, 24, views=[brighter, brighter], memory=memory)
     assert cache is not None
     assert cache.spilled == (memory == 0)
@@ -43,7 +45,7 @@ def test_views_and_images_come_back(memory: float) -> None:
 
 
 def test_nothing_readable() -> None:
-    assert cache_activations(MeanTrunk(), [Decoded("bad", None, "x")], 1, views=[], memory=0) is None
+    assert cache_activations(MeanTrunk(), [Unreadable("bad", "x")], 1, views=[], memory=0) is None
 
 
 def test_a_spilled_cache_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

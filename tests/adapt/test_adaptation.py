@@ -1,4 +1,4 @@
-"""Every preset on a small backbone: what it learns, and that the graph gives what torch gives."""
+"""Training a small backbone; every preset on it is in ``test_make``."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from anomscan.adapt.adaptation import Adapted, Folder, Resources, adapt_backbone
+from anomscan.adapt.adaptation import Adapted, Resources, adapt_backbone
 from anomscan.adapt.backbones import Backbone, load_backbone
-from anomscan.adapt.onnx_export import check_parity, write_onnx
+from anomscan.adapt.folders import Folder, Material
+from anomscan.adapt.onnx_export import FromPixels
+from anomscan.adapt.options import BackboneChoice
 from anomscan.adapt.presets import PRESETS
 from anomscan.errors import InputError, UsageError
-from anomscan.extractor import Extractor
-from anomscan.images import Decoded
-from anomscan.options import BackboneChoice
-from tests.conftest import draw
+from anomscan.images.decode import Decoded
+from anomscan.images.find import Unreadable
+from anomscan.types import Pixels
+from tests.conftest import draw, silent
 
 PIXELS = [np.asarray(draw(seed, side=64)) for seed in range(12)]
-TRAINED = [name for name, preset in PRESETS.items() if preset.objective]
 
 
 def folder(*, classes: int = 0, flip: bool = False) -> Folder:
@@ -34,21 +35,16 @@ def run(
     backbone: Backbone, name: str, scratch: Path, steps: int = 2, normals: Folder | None = None
 ) -> Adapted:
     preset = PRESETS[name]
-    needs = preset.objective().needs if preset.objective else None
-    others = folder(classes=3, flip=True) if needs else None
-    optimisation = replace(preset.optimisation, steps=steps, batch=6)
+    preset = replace(preset, optimisation=replace(preset.optimisation, steps=steps, batch=6))
+    others = {need.option: folder(classes=3, flip=True) for need in preset.needs if need.required}
+    material = Material(normals or folder(), folder() if preset.holds_out else None, others)
     resources = Resources(seed=0, device="cpu", time_budget=None, memory=1e9, scratch=scratch)
-    return adapt_backbone(
-        backbone,
-        preset,
-        optimisation,
-        normals or folder(),
-        others,
-        folder() if preset.stopping == "label-free" else None,
-        normalise=preset.scorer in ("knn", "samplewise"),
-        resources=resources,
-        progress=lambda *_: None,
-    )
+    return adapt_backbone(backbone, preset, material, resources, progress=silent)
+
+
+def features(backbone: Backbone, adapted: Adapted, pixels: Pixels) -> torch.Tensor:
+    module = FromPixels(backbone.preprocessing, *adapted.network)
+    return module(torch.from_numpy(pixels.copy())).detach()
 
 
 @pytest.fixture
@@ -56,35 +52,13 @@ def backbone(small: BackboneChoice) -> Backbone:
     return load_backbone(small.name, small.weights, small.size)
 
 
-@pytest.mark.parametrize("name", TRAINED)
-def test_the_exported_graph_gives_what_torch_gives(backbone: Backbone, name: str, tmp_path: Path) -> None:
-    start = {key: value.clone() for key, value in backbone.model.state_dict().items()}
-    adapted = run(backbone, name, tmp_path)
-    assert adapted.steps == 2
-    assert adapted.loss is not None
-    write_onnx(adapted.module, tmp_path / "x.onnx", backbone.preprocessing, backbone.info)
-    extractor = Extractor(tmp_path / "x.onnx", threads=1)
-    check_parity(adapted.module, extractor, np.stack(PIXELS))
-    features = extractor.run(np.stack(PIXELS))
-    if PRESETS[name].scorer == "knn":
-        np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-5)
-    end = backbone.model.state_dict()
-    changed = [key for key in end if key not in start or (end[key] != start[key]).any()]
-    assert changed or PRESETS[name].stopping == "label-free"
-    if PRESETS[name].trainable == "last stage":
-        assert all(key.startswith("layer4") for key in changed)
-    if PRESETS[name].trainable == "last stages":
-        assert all(key.startswith(("layer3", "layer4")) for key in changed)
-    assert not any("running" in key for key in changed), "batch norm keeps the pretrained statistics"
-
-
 def test_sample_wise_puts_the_pretrained_features_first(backbone: Backbone, tmp_path: Path) -> None:
     plain = backbone.model(_normalised(backbone)).detach()
     adapted = run(backbone, "panda-ses", tmp_path, steps=3)
-    checkpoints = int(adapted.scorer_state["checkpoints"][0])
-    features = adapted.module(torch.from_numpy(np.stack(PIXELS))).detach()
+    checkpoints = int(adapted.learnt["checkpoints"][0])
+    assert adapted.normalised
     assert checkpoints == 4
-    first, *_, last = features.chunk(checkpoints, dim=1)
+    first, *_, last = features(backbone, adapted, np.stack(PIXELS)).chunk(checkpoints, dim=1)
     torch.testing.assert_close(first, torch.nn.functional.normalize(plain, dim=1))
     assert (first - last).abs().max() > 1e-6
 
@@ -99,10 +73,10 @@ def _normalised(backbone: Backbone) -> torch.Tensor:
 
 def test_outlier_exposure_separates_and_tells_its_linear_layer(backbone: Backbone, tmp_path: Path) -> None:
     adapted = run(backbone, "adib", tmp_path, steps=25)
-    weight, bias = adapted.scorer_state["weight"], adapted.scorer_state["bias"]
-    upright = adapted.module(torch.from_numpy(np.stack(PIXELS))).detach().numpy() @ weight + bias
-    flipped = (
-        adapted.module(torch.from_numpy(np.stack(PIXELS)[:, ::-1].copy())).detach().numpy() @ weight + bias
+    weight, bias = adapted.learnt["weight"], adapted.learnt["bias"]
+    pixels = np.stack(PIXELS)
+    upright, flipped = (
+        features(backbone, adapted, images).numpy() @ weight + bias for images in (pixels, pixels[:, ::-1])
     )
     assert (flipped > upright).mean() > 0.8
 
@@ -113,6 +87,16 @@ def test_consolidation_needs_the_classifier(backbone: Backbone, tmp_path: Path) 
 
 
 def test_nothing_readable(backbone: Backbone, tmp_path: Path) -> None:
-    broken = Folder([Decoded("x", None, "broken")], 1, "normal")
+    broken = Folder([Unreadable("x", "broken")], 1, "normal")
     with pytest.raises(InputError, match="none of the 1 normal images"):
         run(backbone, "panda-es", tmp_path, normals=broken)
+
+
+def test_a_run_leaves_the_preset_as_it_was(backbone: Backbone, tmp_path: Path) -> None:
+    adapted = run(backbone, "adib", tmp_path)
+    assert adapted.settings == {**vars(PRESETS["adib"].optimisation), "steps": 2, "batch": 6}
+    assert (adapted.steps, adapted.selection, adapted.normalised) == (2, None, False)
+    assert adapted.loss is not None
+    objective = PRESETS["adib"].objective
+    assert objective is not None
+    assert not list(objective.parameters())

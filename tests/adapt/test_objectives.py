@@ -18,6 +18,7 @@ from anomscan.adapt.objectives import (
     Objective,
     Sum,
 )
+from anomscan.adapt.parts import OUTLIERS
 
 
 def value_and_gradient(objective: Objective, features: Tensor) -> tuple[float, Tensor]:
@@ -94,6 +95,19 @@ def test_logistic() -> None:
     torch.testing.assert_close(normal.grad, torch.tensor([[0.5, -0.5]]))  # sigma w
     torch.testing.assert_close(outlier.grad, torch.tensor([[-0.25, 0.25]]))  # -(1 - sigma) w
     torch.testing.assert_close(objective.linear.bias.grad, torch.tensor([0.25]))
+
+
+def test_the_linear_layer_is_left_to_the_scorer() -> None:
+    objective = Logistic()
+    objective.prepare(torch.zeros(1, 2), 0)
+    state = objective.state()
+    assert state.keys() == objective.learns
+    assert (state["weight"].shape, state["bias"].shape) == ((2,), (1,))
+    assert state["weight"].tolist() == objective.linear.weight[0].tolist()
+    both = Sum(objective, Compactness())
+    assert (both.learns, both.needs, both.state().keys()) == (objective.learns, OUTLIERS, state.keys())
+    with pytest.raises(ValueError, match="too many values"):
+        Sum(Logistic(), JointClassification())
 
 
 def test_hypersphere_classifier() -> None:

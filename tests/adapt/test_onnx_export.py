@@ -3,15 +3,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
 
 from anomscan.adapt.onnx_export import FromPixels, L2Normalise, check_parity, write_onnx
-from anomscan.adapt.trainables import last_stages
+from anomscan.adapt.trainables import LastStages
 from anomscan.errors import ParityError
-from anomscan.extractor import Extractor
-from tests.adapt.test_trainables import random_backbone
+from anomscan.network.extractor import IMAGE, Extractor
+from tests.adapt.networks import random_backbone
 from tests.conftest import draw
 
 PIXELS = np.stack([np.asarray(draw(seed, side=64)) for seed in range(5)])
@@ -20,13 +21,14 @@ PIXELS = np.stack([np.asarray(draw(seed, side=64)) for seed in range(5)])
 @pytest.mark.parametrize("name", ["resnet10t", "convnext_atto", "vit_tiny_patch16_224"])
 def test_three_families_give_the_same_in_torch_and_onnxruntime(tmp_path: Path, name: str) -> None:
     backbone = random_backbone(name, 64)
-    module = FromPixels(backbone.preprocessing, *last_stages(backbone), L2Normalise())
+    module = FromPixels(backbone.preprocessing, *LastStages().split(backbone), L2Normalise())
     write_onnx(module, tmp_path / "x.onnx", backbone.preprocessing, backbone.info)
     extractor = Extractor(tmp_path / "x.onnx", threads=1)
     check_parity(module, extractor, PIXELS)
     check_parity(module, extractor, PIXELS[:1])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.onnx"]
     assert extractor.metadata["backbone"] == name
+    assert [output.name for output in onnx.load(tmp_path / "x.onnx").graph.output] == [IMAGE]
 
 
 def test_a_changed_network_does_not_pass(tmp_path: Path) -> None:

@@ -1,33 +1,21 @@
 from __future__ import annotations
 
 import pytest
-import timm
 import torch
 from torch import nn
 from torch.nn import functional
 
-from anomscan.adapt.backbones import Backbone, load_backbone
+from anomscan.adapt.backbones import load_backbone
+from anomscan.adapt.stages import deep_stages
 from anomscan.adapt.trainables import (
     AdaptedConvolution,
-    deep_stages,
-    everything,
-    last_stage,
-    last_stages,
-    residual_adapters,
-    split,
+    Everything,
+    LastStage,
+    LastStages,
+    ResidualAdapters,
 )
-from anomscan.config import BackboneInfo, Preprocessing
 from anomscan.errors import UsageError
-
-
-def random_backbone(name: str, size: int) -> Backbone:
-    torch.manual_seed(0)
-    fixed = {"img_size": size} if "vit" in name else {}
-    model = timm.create_model(name, num_classes=0, **fixed).eval()
-    info = model.feature_info
-    stages = tuple((e["module"], e["reduction"]) for e in (info.info if hasattr(info, "info") else info))
-    preprocessing = Preprocessing(size, size, "bicubic", (0.5,) * 3, (0.5,) * 3)
-    return Backbone(model, None, stages, preprocessing, BackboneInfo(name, "random", "", model.num_features))
+from tests.adapt.networks import random_backbone
 
 
 @pytest.mark.parametrize(
@@ -42,7 +30,7 @@ def random_backbone(name: str, size: int) -> Backbone:
 )
 def test_trunk_and_tail_make_the_whole(name: str, size: int, inside: str, outside: str) -> None:
     backbone = random_backbone(name, size)
-    trunk, tail = last_stages(backbone)
+    trunk, tail = LastStages().split(backbone)
     images = torch.randn(2, 3, size, size)
     with torch.no_grad():
         torch.testing.assert_close(tail(trunk(images)), backbone.model(images))
@@ -54,7 +42,7 @@ def test_trunk_and_tail_make_the_whole(name: str, size: int, inside: str, outsid
 
 def test_the_default_backbone_learns_from_a_stride_of_sixteen() -> None:
     backbone = load_backbone(size=64)
-    _, tail = last_stages(backbone)
+    _, tail = LastStages().split(backbone)
     learns = {name.partition(".conv")[0] for name, p in tail.named_parameters() if p.requires_grad}
     assert {"blocks.3.0", "blocks.6.0"} <= learns
     assert not any(name.startswith(("blocks.2", "conv_stem")) for name in learns)
@@ -62,21 +50,15 @@ def test_the_default_backbone_learns_from_a_stride_of_sixteen() -> None:
 
 def test_learning_changes_the_backbone_itself() -> None:
     backbone = random_backbone("resnet18", 64)
-    _, tail = last_stages(backbone)
+    _, tail = LastStages().split(backbone)
     with torch.no_grad():
         dict(tail.named_parameters())["layer4.1.conv2.weight"].zero_()
     assert backbone.model.state_dict()["layer4.1.conv2.weight"].abs().sum() == 0
 
 
-def test_a_cut_through_a_skip_connection_is_refused() -> None:
-    backbone = random_backbone("resnet18", 64)
-    with pytest.raises(UsageError, match=r"cannot be cut behind layer2\.0\.conv1"):
-        split(backbone.model, "layer2.0.conv1")
-
-
 def test_everything_learns() -> None:
     backbone = random_backbone("resnet10t", 64)
-    trunk, tail = everything(backbone)
+    trunk, tail = Everything().split(backbone)
     images = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(trunk(images), images)
     assert tail is backbone.model
@@ -92,7 +74,7 @@ def test_adapters_begin_as_nothing_and_learn_alone(name: str) -> None:
     with torch.no_grad():
         before = backbone.model(images)
     backbone.model.requires_grad_(False)
-    _, tail = residual_adapters(backbone)
+    _, tail = ResidualAdapters().split(backbone)
     tail.eval()
     torch.testing.assert_close(tail(images).detach(), before)
     learns = [name for name, parameter in tail.named_parameters() if parameter.requires_grad]
@@ -107,20 +89,7 @@ def test_adapters_begin_as_nothing_and_learn_alone(name: str) -> None:
 
 def test_a_transformer_has_nothing_to_adapt_beside() -> None:
     with pytest.raises(UsageError, match="no 3x3 convolutions"):
-        residual_adapters(random_backbone("vit_tiny_patch16_224", 64))
-
-
-@pytest.mark.parametrize(
-    ("name", "stages", "middle"),
-    [
-        ("tf_efficientnet_lite0", ["blocks.3", "blocks.4", "blocks.5", "blocks.6"], 1),
-        ("resnet18", ["layer3", "layer4"], 0),
-        ("convnext_atto", ["stages.2", "stages.3"], 0),
-        ("vit_tiny_patch16_224", ["blocks.9", "blocks.10", "blocks.11"], 2),
-    ],
-)
-def test_the_deep_stages_are_those_of_the_tail(name: str, stages: list[str], middle: int) -> None:
-    assert deep_stages(random_backbone(name, 64)) == (stages, middle)
+        ResidualAdapters().split(random_backbone("vit_tiny_patch16_224", 64))
 
 
 @pytest.mark.parametrize(
@@ -134,7 +103,7 @@ def test_the_deep_stages_are_those_of_the_tail(name: str, stages: list[str], mid
 def test_the_last_stage_learns_alone(name: str, learns: set[str]) -> None:
     backbone = random_backbone(name, 64)
     names, _ = deep_stages(backbone)
-    trunk, tail = last_stage(backbone)
+    trunk, tail = LastStage().split(backbone)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(tail(trunk(images)), backbone.model(images))

@@ -9,10 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from anomscan.adapt.activations import ActivationCache
-from anomscan.adapt.objectives import Compactness, MeanShiftedContrastive, Objective
-from anomscan.adapt.presets import Optimisation, find_preset
+from anomscan.adapt.objectives import (
+    Compactness,
+    JointClassification,
+    MeanShiftedContrastive,
+    Objective,
+)
 from anomscan.adapt.regularizers import L2SP
-from anomscan.adapt.trainer import resolve_device, train
+from anomscan.adapt.trainer import Optimisation, Others, Trainer, resolve_device
 from anomscan.errors import TrainingDiverged, UsageError
 
 FAST = Optimisation(steps=40, batch=8, rate=0.05, momentum=0.9, weight_decay=0.0, clip=None)
@@ -42,16 +46,8 @@ def run(
 ) -> tuple[nn.Module, list[float], int]:
     losses: list[float] = []
     network = tail()
-    steps, last = train(
-        network,
-        cache(views),
-        objective,
-        optimisation,
-        seed=seed,
-        device=CPU,
-        deadline=deadline,
-        on_step=lambda step, loss: losses.append(loss) or True,
-    )
+    trainer = Trainer(network, objective, optimisation, cache(views), seed, CPU)
+    steps, last = trainer.run(lambda step, loss: losses.append(loss) or True, deadline)
     assert steps == len(losses)
     assert not losses or last == losses[-1]
     return network, losses, steps
@@ -85,7 +81,7 @@ def test_an_objective_of_two_views_gets_pairs_of_the_same_image() -> None:
     identity = nn.Linear(2, 2, bias=False)
     nn.init.eye_(identity.weight)
     once = replace(FAST, steps=1, batch=4, rate=0.0)
-    train(identity, marked, Spy(), once, seed=0, device=CPU, deadline=None, on_step=lambda *_: True)
+    Trainer(identity, Spy(), once, marked, 0, CPU).run(lambda *_: True)
     first, second = seen[0].chunk(2)
     assert (first[:, 1] == second[:, 1]).all()
     assert (first[:, 0] != second[:, 0]).all()
@@ -100,21 +96,12 @@ def test_clipping_bounds_the_step() -> None:
     assert 0 < moved.norm() <= 0.05 * 1e-3 * 1.01
 
 
-def test_a_regularizer_holds_the_weights_back() -> None:
+def test_a_penalty_holds_the_weights_back() -> None:
     moved = []
     for alpha in (0.0, 5.0):
         network = tail()
-        train(
-            network,
-            cache(),
-            Compactness(),
-            FAST,
-            regularizer=L2SP(network.parameters(), alpha),
-            seed=0,
-            device=CPU,
-            deadline=None,
-            on_step=lambda *_: True,
-        )
+        penalty = L2SP(alpha).hold(network, None, cache(), 0)
+        Trainer(network, Compactness(), FAST, cache(), 0, CPU, penalty=penalty).run(lambda *_: True)
         pairs = zip(network.parameters(), tail().parameters(), strict=True)
         moved.append(torch.cat([(a - b).flatten() for a, b in pairs]).norm().item())
     assert moved[1] < moved[0] / 2
@@ -128,16 +115,7 @@ def test_a_deadline_in_the_past_trains_nothing() -> None:
 
 def test_the_watcher_can_end_the_training() -> None:
     network = tail()
-    steps, _ = train(
-        network,
-        cache(),
-        Compactness(),
-        FAST,
-        seed=0,
-        device=CPU,
-        deadline=None,
-        on_step=lambda step, _: step < 7,
-    )
+    steps, _ = Trainer(network, Compactness(), FAST, cache(), 0, CPU).run(lambda step, _: step < 7)
     assert steps == 7
 
 
@@ -158,6 +136,24 @@ def test_devices() -> None:
             resolve_device("cuda")
 
 
-def test_an_unknown_preset_lists_the_known() -> None:
-    with pytest.raises(UsageError, match=r"'panda'; choose one of none, stages, panda-es"):
-        find_preset("panda")
+def test_others_come_behind_the_normals_with_their_labels() -> None:
+    marked = ActivationCache(1, 4, (6,), memory=1e9)
+    marked.append(PATHS[:4], [np.repeat(np.arange(4, dtype=np.float32), 6).reshape(4, 6)])
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    class Spy(JointClassification):
+        def forward(
+            self, normal: Tensor, other: Tensor | None = None, labels: Tensor | None = None
+        ) -> Tensor:
+            seen.append((other.detach().clone(), labels))
+            return super().forward(normal, other, labels)
+
+    identity = nn.Linear(6, 6, bias=False)
+    nn.init.eye_(identity.weight)
+    still = replace(FAST, steps=2, batch=3, rate=0.0)
+    others = Others(marked, np.array([0, 1, 0, 1]), 2)
+    Trainer(identity, Spy(), still, cache(), 0, CPU, others).run(lambda *_: True)
+    assert len(seen) == 2
+    for other, labels in seen:
+        assert len(set(other[:, 0].tolist())) == 3
+        assert (other[:, 0].long() % 2 == labels).all()

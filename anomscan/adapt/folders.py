@@ -1,0 +1,97 @@
+"""The images that a method learns from: normals, some of them held out, and those of further folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from anomscan.adapt.options import AdaptOptions
+from anomscan.adapt.presets import Preset
+from anomscan.errors import UsageError
+from anomscan.images.decode import Decoded, decode_all
+from anomscan.images.find import Found, Unreadable, find_images
+from anomscan.pipeline import available_cores
+from anomscan.text import printable
+from anomscan.types import Preprocessing, Progress
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Images to be decoded, what they are, how many at most, and their classes where there are classes."""
+
+    images: Iterable[Decoded | Unreadable]
+    count: int
+    what: str
+    classes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a method learns from; ``others`` are further folders by the option that names them."""
+
+    normals: Folder
+    held_out: Folder | None = None
+    others: Mapping[str, Folder] = field(default_factory=dict)
+
+
+def decoded(sources: Iterable[Found], preprocessing: Preprocessing) -> Iterator[Decoded | Unreadable]:
+    """The images, decoded side by side, in order."""
+    return decode_all(sources, preprocessing, available_cores())
+
+
+def counted(
+    what: str, images: Iterable[Decoded | Unreadable], total: int, progress: Progress
+) -> Iterator[Decoded | Unreadable]:
+    """The same images; each is reported to ``progress`` once it was used."""
+    for done, image in enumerate(images, start=1):
+        yield image
+        progress(what, done, total, "")
+
+
+def find_others(preset: Preset, options: AdaptOptions) -> dict[str, list[Found]]:
+    """The images that the preset learns from beside the normals, by the option that names their folder.
+
+    Raises:
+        UsageError: a folder is missing, not used, or without class folders.
+        InputError: it does not exist or holds no image.
+    """
+    needs = {option: [need for need in preset.needs if need.option == option] for option in options.further}
+    for option, given in options.further.items():
+        if given is None and any(need.required for need in needs[option]):
+            raise UsageError(
+                f"{options.method} learns from a further folder of images: name it with --{option} DIR"
+            )
+        if given is not None and not needs[option]:
+            raise UsageError(f"{options.method} does not use --{option}; leave it out")
+    others = {}
+    for option, given in options.further.items():
+        if given is None:
+            continue
+        others[option] = find_images(given)
+        classes = set(classes_of(given, others[option]).values())
+        if any(need.classes for need in needs[option]) and len(classes) < 2:
+            raise UsageError(
+                f"{printable(given)} needs a subfolder of reference images for each of two classes or more"
+            )
+    return others
+
+
+def classes_of(root: str, sources: Sequence[Found]) -> dict[str, int]:
+    """The class of each image: the number of its top folder below ``root``, in order of the names."""
+    folders = {source.path: os.path.relpath(source.path, root).partition(os.sep) for source in sources}
+    inside = {path: name for path, (name, separator, _) in folders.items() if separator}
+    numbers = {name: i for i, name in enumerate(sorted(set(inside.values())))}
+    return {path: numbers[name] for path, name in inside.items()}
+
+
+def set_aside(sources: Sequence[Found], share: float, seed: int) -> tuple[list[Found], list[Found]]:
+    """The normals to train on, and a share of them, drawn once, that the training does not see."""
+    if not share:
+        return list(sources), []
+    order = np.random.default_rng(seed).permutation(len(sources))
+    count = round(share * len(sources))
+    held_out, trained = ([sources[i] for i in sorted(part)] for part in (order[:count], order[count:]))
+    return trained, held_out

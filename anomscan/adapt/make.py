@@ -1,0 +1,155 @@
+"""The ONNX extractor of a method: the backbone as it is, read out from its stages, or adapted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+
+from anomscan.adapt.adaptation import Adapted, Resources, adapt_backbone
+from anomscan.adapt.backbones import Backbone, load_backbone
+from anomscan.adapt.folders import Folder, Material, classes_of, counted, decoded, find_others, set_aside
+from anomscan.adapt.onnx_export import FromPixels, L2Normalise, check_parity, write_onnx
+from anomscan.adapt.options import AdaptOptions
+from anomscan.adapt.presets import Preset, find_preset
+from anomscan.errors import InputError, UsageError
+from anomscan.images.decode import Decoded
+from anomscan.images.find import Found, Unreadable
+from anomscan.network.extractor import Extractor
+from anomscan.network.network import EXTRACTOR, WEIGHTS, MethodInfo, Network
+from anomscan.pipeline import available_cores
+from anomscan.scoring.info import ScorerInfo
+from anomscan.types import Metric, Progress
+
+PARITY_IMAGES = 16
+READ_OUT_BY = 10_000
+"""Normals, spread over all, that decide how the network is read out: their features fit into memory."""
+
+
+def check(options: AdaptOptions) -> None:
+    """Refuse what cannot work before any work is done.
+
+    Raises:
+        UsageError: no such method, or options that do not go with it.
+        InputError: a further folder does not exist or holds no image.
+    """
+    preset = find_preset(options.method)
+    if not preset.trains and (options.steps is not None or options.time_budget is not None):
+        raise UsageError(f"{options.method} does not train; leave --steps and --time-budget out")
+    find_others(preset, options)
+
+
+def make_network(
+    sources: Sequence[Found], options: AdaptOptions, scorer: ScorerInfo, scratch: Path, progress: Progress
+) -> Network:
+    """Make the network of a method, as ONNX, checked on real images.
+
+    Args:
+        sources: the normal images.
+        options: the method and how to adapt.
+        scorer: what will score its features, whose metric decides whether they have norm 1.
+        scratch: a folder, which gets ``extractor.onnx`` and ``extractor.safetensors``.
+        progress: see ``types.Progress``.
+
+    Raises:
+        UsageError: as ``check``; an unknown backbone, or one without the parts that the method needs; a
+            scorer that does not go with the features.
+        InputError: no normal image, or none of a further folder, can be read.
+        WeightsUnavailable, TrainingDiverged, ParityError: see there.
+    """
+    preset = find_preset(options.method)
+    if options.scorer is not None:
+        preset = replace(preset, readout=preset.readout.plain)
+    if preset.readout.normalises and scorer.metric != "cosine":
+        raise UsageError(f"{options.method} gives normalised features; choose a scorer by the cosine")
+    others = find_others(preset, options)
+    progress("loading the backbone", 0, None, "")
+    choice = options.backbone
+    backbone = load_backbone(choice.name, choice.weights, choice.size)
+    backbone = replace(backbone, preprocessing=replace(backbone.preprocessing, reading=options.reading))
+    adapted = _adapted(backbone, preset, sources, others, options, scratch, progress)
+    few = sources[:: -(-len(sources) // READ_OUT_BY)]
+    images = decoded(few, backbone.preprocessing)
+    looked_at = counted("reading out the normals", images, len(few), progress)
+    read = preset.readout.read(backbone, adapted.network, looked_at, scratch)
+    scaled = adapted.normalised or preset.readout.normalises
+    last = [L2Normalise()] if scorer.metric == "cosine" and not scaled else []
+    module = FromPixels(backbone.preprocessing, *read.modules, *last)
+    progress("exporting to ONNX", 0, None, "")
+    files = _exported(module, backbone, scorer.metric, sources, scratch)
+    method = MethodInfo(
+        options.method,
+        options.seed,
+        adapted.steps,
+        adapted.loss,
+        adapted.settings,
+        _selection(adapted.selection, read.record),
+    )
+    return Network(files, backbone.info, backbone.preprocessing, method, adapted.learnt)
+
+
+def _adapted(
+    backbone: Backbone,
+    preset: Preset,
+    sources: Sequence[Found],
+    others: Mapping[str, list[Found]],
+    options: AdaptOptions,
+    scratch: Path,
+    progress: Progress,
+) -> Adapted:
+    """The backbone as the preset trains it, if it does."""
+    if not preset.trains:
+        return Adapted([backbone.model])
+    if len(sources) < preset.stopping.fewest:
+        few = f"kept the unadapted features: {len(sources)} normals are too few to hold some out"
+        return Adapted([backbone.model], selection={"reason": few})
+    if options.steps is not None:
+        preset = replace(preset, optimisation=replace(preset.optimisation, steps=options.steps))
+    trained, held_out = set_aside(sources, preset.holds_out, options.seed)
+
+    def folder(images: Sequence[Found], what: str, classes: dict[str, int] | None = None) -> Folder:
+        return Folder(decoded(images, backbone.preprocessing), len(images), what, classes or {})
+
+    normals = folder(trained, "normal")
+    normals = replace(normals, images=counted("reading the normals", normals.images, len(trained), progress))
+    further = {
+        option: folder(found, "further", classes_of(options.further[option] or "", found))
+        for option, found in others.items()
+    }
+    material = Material(normals, folder(held_out, "held-out normal") if held_out else None, further)
+    resources = Resources(options.seed, options.device, options.time_budget, options.memory, scratch)
+    return adapt_backbone(backbone, preset, material, resources, progress)
+
+
+def _selection(chosen: dict[str, Any] | None, read: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What was chosen before the readout, and the readout."""
+    if read is None:
+        return chosen
+    reasons = [*([chosen["reason"]] if chosen else []), read["reason"]]
+    return {**(chosen or {}), "reason": "; ".join(reasons), "readout": read}
+
+
+def _exported(
+    module: FromPixels, backbone: Backbone, metric: Metric, sources: Sequence[Found], scratch: Path
+) -> dict[str, Path]:
+    """Write the network as ONNX, checked on real images, and its weights."""
+    files = {EXTRACTOR: scratch / "extractor.onnx", WEIGHTS: scratch / "extractor.safetensors"}
+    output = "float32 [N, D]" + (", L2-normalised" if metric == "cosine" else "")
+    write_onnx(module, files[EXTRACTOR], backbone.preprocessing, backbone.info, output=output)
+    images = _readable(decoded(sources, backbone.preprocessing))
+    pixels = [image.pixels for image in islice(images, PARITY_IMAGES)]
+    if not pixels:
+        raise InputError(f"none of the {len(sources)} normal images can be read")
+    check_parity(module, Extractor(files[EXTRACTOR], available_cores()), np.stack(pixels))
+    weights = {name: value.contiguous() for name, value in backbone.model.state_dict().items()}
+    safetensors.torch.save_file(weights, files[WEIGHTS])
+    return files
+
+
+def _readable(images: Iterable[Decoded | Unreadable]) -> Iterable[Decoded]:
+    return (image for image in images if isinstance(image, Decoded))

@@ -1,0 +1,44 @@
+"""What a user may choose when adapting, as frozen dataclasses; light, so that the help loads no library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from anomscan import DEFAULT_BACKBONE
+from anomscan.types import Reading
+
+
+@dataclass(frozen=True)
+class BackboneChoice:
+    """Which pretrained network: see ``adapt.backbones.load_backbone``."""
+
+    name: str = DEFAULT_BACKBONE
+    weights: str | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class AdaptOptions:
+    """How to adapt.
+
+    ``outliers`` and ``reference`` are folders that some methods need. ``scorer`` and ``steps`` None take
+    the method's; ``time_budget`` is in seconds of training; ``memory`` is what the cached activations
+    may take, in bytes, before they go to a memory-mapped file; ``reading`` is how the images are read.
+    """
+
+    method: str = "auto"
+    backbone: BackboneChoice = field(default_factory=BackboneChoice)
+    outliers: str | None = None
+    reference: str | None = None
+    scorer: str | None = None
+    steps: int | None = None
+    time_budget: float | None = None
+    seed: int = 0
+    device: str = "auto"
+    memory: float = 2e9
+    reading: Reading = field(default_factory=Reading)
+
+    @property
+    def further(self) -> dict[str, str | None]:
+        """The folders beside the normals, by their options."""
+        return {"outliers": self.outliers, "reference": self.reference}

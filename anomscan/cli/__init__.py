@@ -1,0 +1,47 @@
+"""The command line: every file beside this one that is named like the function in it is a verb."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Annotated
+
+import typer
+
+import anomscan
+
+_ORDER = ("adapt", "index", "calibrate", "score", "evaluate", "export", "info")
+"""As a user meets them; further verbs come last."""
+
+app = typer.Typer(
+    name="anomscan",
+    help="Rank the images of a folder by how anomalous they are, after looking at a folder of normal ones.",
+    epilog="Exit codes: 0 done, 1 failed, 2 bad usage, 3 done but some files could not be read, "
+    "10 anomalies found (only with --fail-on-anomaly).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # drawing the help with rich takes four times as long as printing it
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    """Rank the images of a folder by how anomalous they are, after looking at a folder of normal ones."""
+    if version:
+        typer.echo(f"anomscan {anomscan.__version__}")
+        raise typer.Exit
+
+
+def _verbs() -> list[str]:
+    """The verbs: modules here that hold a function of their own name."""
+    there = {module.name for module in iter_modules(__path__)} - {"console", "options"}
+    return [*(name for name in _ORDER if name in there), *sorted(there.difference(_ORDER))]
+
+
+for _verb in _verbs():
+    app.command()(getattr(import_module(f"anomscan.cli.{_verb}"), _verb))

@@ -1,0 +1,293 @@
+"""What a person sees: progress, tables and messages, on standard error. The only printer.
+
+What a function draws with is imported there: a script that reads CSV from a pipe does not wait for rich.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from anomscan.cli.options import EXIT_UNREADABLE
+from anomscan.errors import OutputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+    from anomscan.fit.build import Fitted
+    from anomscan.model.manifest import CalibrationInfo, Manifest
+    from anomscan.network.network import Int8Info
+    from anomscan.report.rows import Row
+    from anomscan.scoring.info import GalleryInfo
+    from anomscan.screen.evaluate import Evaluation
+    from anomscan.screen.ranking import Ranking
+    from anomscan.types import Progress
+
+TABLE_ROWS = 50
+"""Rows of a ranking that are drawn on a terminal where no number was asked for."""
+
+
+P_VALUE_BAR = 6
+"""Columns of the bar for a p-value."""
+
+
+WIDEST_PATH = 24
+"""Columns of a terminal up to which a path stays on one line."""
+
+
+def message(text: str) -> None:
+    """One line to standard error."""
+    print(text, file=sys.stderr)  # noqa: T201 - this is the printer
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A bar on a terminal, nothing elsewhere; one line for every kind of work, with the time left."""
+    if not sys.stderr.isatty():
+        yield lambda what, done, total, remark: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        SpinnerColumn(finished_text="✓"),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[remark]}"),
+    )
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        tasks: dict[str, object] = {}
+
+        def advance(what: str, done: int, total: int | None, remark: str) -> None:
+            if what not in tasks:
+                for task in bar.tasks:
+                    bar.update(task.id, total=task.total or task.completed or 1, completed=task.total or 1)
+                tasks[what] = bar.add_task(what, total=total, remark=remark)
+            bar.update(tasks[what], completed=done, total=total, remark=remark)  # type: ignore[arg-type]
+
+        yield advance
+
+
+def ranking_table(ranking: Ranking, top: int | None) -> None:
+    """Draw the ``top`` rows of a ranking for a person, on standard output; by default the first few."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from anomscan.text import printable
+
+    rows = list(ranking.rows(top or TABLE_ROWS))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("rank", justify="right")
+    table.add_column("score", justify="right")
+    smallest = min((row.p_value for row in rows if row.p_value is not None), default=None)
+    if smallest is not None:
+        table.add_column("p-value", no_wrap=True)
+    longest = max((len(printable(row.path)) for row in rows), default=0)
+    table.add_column("path", overflow="fold", min_width=min(longest, WIDEST_PATH))
+    table.add_column("nearest normal, or error", overflow="fold")
+    for row in rows:
+        nearest = printable(os.path.basename(row.nearest_normal or ""))
+        note = Text(row.error, style="red") if row.error else nearest
+        table.add_row(
+            "" if row.rank is None else str(row.rank),
+            "" if row.score is None else f"{row.score:.4f}",
+            *([] if smallest is None else [_p_value(row, smallest)]),
+            Text(printable(row.path)),
+            note,
+        )
+    _print(table)
+    if top is None and ranking.scored > TABLE_ROWS:
+        message(f"the first {TABLE_ROWS} of {ranking.scored}; --top N or -o FILE for more")
+
+
+def _p_value(row: Row, smallest: float) -> Text:
+    """A bar on a logarithmic scale, full for the smallest p-value, and the number; ``!`` if anomalous."""
+    from rich.text import Text
+
+    if row.p_value is None:
+        return Text()
+    full = math.log(row.p_value) / min(math.log(smallest), -1e-9)
+    bar = "█" * round(P_VALUE_BAR * full)
+    called = "!" if row.anomalous else " "
+    text = Text(f"{bar:<{P_VALUE_BAR}} {row.p_value:.2g}{called}")
+    text.stylize("bold red" if row.anomalous else "dim", 0, P_VALUE_BAR)
+    return text
+
+
+def model_table(manifest: Manifest, folder: str) -> None:
+    """Draw what a model folder holds, on standard output."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from anomscan.scoring.registry import scorer_class
+    from anomscan.text import printable
+
+    preprocessing, method, data = manifest.preprocessing, manifest.method, manifest.data
+    settings = ", ".join(f"{name} {value}" for name, value in method.settings.items() if name != "steps")
+    loss = "" if method.final_loss is None else f", last loss {method.final_loss:.4g}"
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in (
+        ("model", folder),
+        ("created", f"{manifest.created} by anomscan {manifest.anomscan}"),
+        (
+            "backbone",
+            f"{manifest.backbone.name} ({manifest.backbone.weights}), {manifest.backbone.dim} features",
+        ),
+        ("method", f"{method.preset}, {method.steps} steps, seed {method.seed}{loss}"),
+        ("settings", settings or "none"),
+        ("choice", (method.selection or {}).get("reason", "none")),
+        (
+            "input",
+            f"{preprocessing.width} x {preprocessing.height} pixels, whole image, {preprocessing.resample}",
+        ),
+        ("scorer", scorer_class(manifest.scorer.name).describe(manifest.scorer)),
+        ("normals", f"{data.images} images of {printable(data.root)}, {data.unreadable} unreadable"),
+        ("search", _search(manifest.gallery)),
+        ("precision", _precision(manifest.int8)),
+        ("held out", _held_out(manifest.calibration)),
+        *((change.action, f"{len(change.paths)} images on {change.date}") for change in manifest.changes),
+        ("fingerprint", data.fingerprint),
+        ("model id", manifest.id),
+        ("versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
+        ("files", ", ".join(file.name for file in manifest.files.values())),
+    ):
+        table.add_row(name, Text(value))
+    _print(table)
+    if method.selection is not None and "curve" in method.selection:
+        _print(_selection_table(method.selection))
+
+
+def evaluation_table(evaluation: Evaluation) -> None:
+    """Draw figures with their intervals, on standard output."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("", style="bold", no_wrap=True)
+    table.add_column("value", justify="right")
+    table.add_column(f"{100 * evaluation.confidence:.0f} % interval", justify="right")
+    for name, estimate in (
+        ("AUROC", evaluation.auroc),
+        ("average precision", evaluation.average_precision),
+        ("FPR at 95 % TPR", evaluation.fpr_at_95_tpr),
+    ):
+        table.add_row(name, f"{estimate.value:.4f}", f"{estimate.low:.4f} to {estimate.high:.4f}")
+    table.add_row("normal images", str(evaluation.normal))
+    table.add_row("anomalous images", str(evaluation.anomalous))
+    table.add_row("unreadable files", str(evaluation.unreadable))
+    _print(table)
+
+
+def _selection_table(selection: dict[str, Any]) -> Table:
+    """The label-free criterion at every checkpoint, the chosen one marked."""
+    from rich.table import Table
+
+    curve = selection["curve"]
+    table = Table(box=None, pad_edge=False)
+    table.add_column("held-out normals against")
+    for checkpoint in curve:
+        mark = " *" if checkpoint["step"] == selection["chosen_step"] else ""
+        table.add_column(f"step {checkpoint['step']}{mark}", justify="right")
+    for kind in curve[0]["made"]:
+        table.add_row(f"made: {kind}", *(f"{checkpoint['made'][kind]:.1f}" for checkpoint in curve))
+    for name, key in (
+        ("a left-out cluster", "left_out_cluster"),
+        ("mean AUROC, %", "separation"),
+        ("effective rank", "effective_rank"),
+    ):
+        table.add_row(name, *(f"{checkpoint[key]:.1f}" for checkpoint in curve))
+    table.add_row("spread", *(f"{checkpoint['spread']:.3f}" for checkpoint in curve))
+    return table
+
+
+def _precision(info: Int8Info | None) -> str:
+    if info is None:
+        return "32-bit float"
+    return (
+        f"8 bits: {info.speed:.1f} times as fast, Spearman {info.spearman:.3f}, p-values of normals off by "
+        f"{info.p_value_change:.3f}"
+    )
+
+
+def _search(info: GalleryInfo) -> str:
+    reduced = f", reduced by {info.reduced}" if info.reduced else ""
+    recall = "" if info.index == "exact" else f", recall@2 {info.recall_at_2:.3f} when built"
+    if info.query_ms is not None:
+        recall += f", {info.query_ms:.2f} ms a query on one core"
+    return f"{info.index}{reduced}{recall}"
+
+
+def _held_out(info: CalibrationInfo | None) -> str:
+    from anomscan.text import printable
+
+    if info is None:
+        return "none: there are no p-values"
+    groups = "" if info.groups == info.images else f" in {info.groups} groups by {info.rule.group_by}"
+    return f"{info.images} images of {printable(info.root)}{groups}"
+
+
+def _print(table: Table) -> None:
+    from rich.console import Console
+
+    Console().print(table)
+
+
+def int8_gain(info: Int8Info) -> str:
+    """What 8 bits gain and cost, in one line."""
+    return (
+        f"8 bits: {info.speed:.1f} times as fast; of the scores of normals Spearman {info.spearman:.3f}, "
+        f"their p-values off by {info.p_value_change:.3f} on average"
+    )
+
+
+def finish(fitted: Fitted, model: str) -> None:
+    """Say what was written, and exit with 3 where normals could not be read."""
+    from anomscan.text import printable
+
+    for image in fitted.unreadable:
+        message(f"skipped {printable(image.path)}: {image.reason}")
+    method, data = fitted.manifest.method, fitted.manifest.data
+    if method.selection is not None:
+        message(f"{method.preset}: {method.selection['reason']}")
+    how = f"{method.preset}, {method.steps} steps" if method.steps else "pretrained features"
+    message(f"wrote {model}: {how}, {data.images} normals")
+    if fitted.manifest.int8 is not None:
+        message(int8_gain(fitted.manifest.int8))
+    message(_p_values(fitted.manifest.calibration))
+    for note in fitted.notes:
+        message(note)
+    if fitted.unreadable:
+        raise typer.Exit(EXIT_UNREADABLE)
+
+
+def _p_values(calibration: CalibrationInfo | None) -> str:
+    if calibration is None:
+        return (
+            "no normals are held out, so that scores have no p-values; see --holdout and 'anomscan calibrate'"
+        )
+    groups = "" if calibration.groups == calibration.images else f" in {calibration.groups} groups"
+    smallest = 1 / (calibration.groups + 1)
+    return f"{calibration.images} more are held out{groups}: p-values from {smallest:.2g} up"
+
+
+def deliver(ranking: Ranking, copy_to: str | None, move_to: str | None, *, rows_are_safe: bool) -> None:
+    """Copy and move the anomalous images, and say what was not; none is moved whose row nobody has."""
+    from anomscan.files.delivery import deliver as put
+
+    if move_to and not rows_are_safe:
+        raise OutputError("nobody reads the rows any more, so that no image was moved")
+    for folder, move in ((copy_to, False), (move_to, True)):
+        if folder:
+            for reason in put(ranking.anomalous_files(), folder, move=move).left:
+                message(reason)

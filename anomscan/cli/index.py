@@ -1,0 +1,81 @@
+"""``anomscan index``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from anomscan.cli.options import (
+    DEFAULT_MODEL,
+    BackboneName,
+    Exclude,
+    Force,
+    GroupBy,
+    ImageSize,
+    Int8,
+    MaxPixels,
+    ModelFolder,
+    Range,
+    Reduce,
+    ScorerName,
+    Share,
+    Wait,
+    WeightsFile,
+    backbone_choice,
+    check_force,
+    gathering,
+)
+from anomscan.errors import UsageError
+
+
+def index(
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="NORMAL", help="Folder of normal images; with --add, --remove files."),
+    ],
+    model: ModelFolder = DEFAULT_MODEL,
+    add: Annotated[bool, typer.Option("--add", help="Accept these images as normal, too.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Take these images out of the normals.")] = False,
+    backbone: BackboneName = None,
+    weights: WeightsFile = None,
+    size: ImageSize = None,
+    scorer: ScorerName = None,
+    reduce: Reduce = None,
+    int8: Int8 = False,
+    force: Force = False,
+    holdout: Share = None,
+    group_by: GroupBy = None,
+    exclude: Exclude = None,
+    range_: Range = None,
+    max_pixels: MaxPixels = None,
+    wait: Wait = 0.0,
+) -> None:
+    """Build the index only, with the model's extractor if there is one, else with the pretrained backbone."""
+    from anomscan.cli.console import finish, progress_bar
+    from anomscan.fit import feedback
+    from anomscan.fit.index import IndexOptions
+    from anomscan.fit.index import index as fit
+    from anomscan.fit.normals import hold_out_rule
+
+    check_force(int8, force)
+    started = any(option is not None for option in (backbone, weights, size))
+    building = (
+        started or int8 or any(option is not None for option in (scorer, holdout, group_by, reduce, range_))
+    )
+    if add + remove + building > 1:
+        raise UsageError("--add and --remove change a finished index; leave each other and all else out")
+    if not (add or remove) and len(paths) > 1:
+        raise UsageError("name one folder of normal images, or accept further images with --add")
+    with progress_bar() as progress:
+        if add:
+            fitted = feedback.add(paths, model, progress, wait)
+        elif remove:
+            fitted = feedback.remove(paths, model, wait)
+        else:
+            choice = backbone_choice(backbone, weights, size) if started else None
+            options = IndexOptions(choice, scorer, reduce, int8, force)
+            rule = hold_out_rule(model, holdout, group_by)
+            files = gathering(exclude, range_, max_pixels)
+            fitted = fit(paths[0], model, options, progress, rule, wait, files)
+    finish(fitted, model)

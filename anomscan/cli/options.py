@@ -1,0 +1,117 @@
+"""What several verbs take: names, defaults and choices, each stated once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from anomscan import DEFAULT_BACKBONE
+from anomscan.errors import UsageError
+from anomscan.scoring.registry import spellings
+
+if TYPE_CHECKING:
+    from anomscan.adapt.options import BackboneChoice
+    from anomscan.fit.look import Gathering
+
+EXIT_UNREADABLE = 3
+EXIT_ANOMALOUS = 10
+
+
+class GroupRule(StrEnum):
+    """What normals of one session, lot or day have in common."""
+
+    folder = "folder"
+    prefix = "prefix"
+    none = "none"
+
+
+class Device(StrEnum):
+    """Where the network runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+ModelFolder = Annotated[
+    str,
+    typer.Option("--model", envvar="ANOMSCAN_MODEL", metavar="DIR", help="The model folder."),
+]
+DEFAULT_MODEL = "anomscan-model"
+NormalFolder = Annotated[str, typer.Argument(metavar="NORMAL", help="Folder of normal images.")]
+BackboneName = Annotated[
+    str | None, typer.Option("--backbone", metavar="NAME", help=f"timm model (default: {DEFAULT_BACKBONE})")
+]
+WeightsFile = Annotated[
+    str | None,
+    typer.Option("--weights", metavar="FILE", help="Its weights (.safetensors, .pth)."),
+]
+ScorerName = Annotated[
+    str | None,
+    typer.Option("--scorer", metavar="NAME", help=f"{spellings(learnt=False)} (default: the method's)"),
+]
+Reduce = Annotated[
+    str | None,
+    typer.Option("--reduce", metavar="HOW", help="A small gallery: kmeans:K or coreset:K (default: all)"),
+]
+Int8 = Annotated[bool, typer.Option("--int8", help="With 8 bits: faster, if the scores stay the same.")]
+Force = Annotated[bool, typer.Option("--force", help="Take --int8 even where they do not.")]
+Share = Annotated[
+    float | None,
+    typer.Option(
+        "--holdout",
+        min=0,
+        max=0.9,
+        metavar="SHARE",
+        help="Share of the normals that p-values come from; 0 for none (default: 0.2)",
+    ),
+]
+GroupBy = Annotated[
+    GroupRule | None,
+    typer.Option("--group-by", help="Which normals are held out together (default: none)"),
+]
+ImageSize = Annotated[
+    int | None, typer.Option("--size", min=32, help="Side of the input in pixels (default: the backbone's)")
+]
+Neighbours = Annotated[int | None, typer.Option("--k", min=1, help="Neighbours (default: the model's, 2)")]
+Wait = Annotated[
+    float,
+    typer.Option("--wait", min=0, metavar="SECONDS", help="How long another writer may take to finish."),
+]
+
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option("--exclude", metavar="GLOB", help="Names in folders to pass over; repeatable."),
+]
+Range = Annotated[
+    str | None,
+    typer.Option(
+        "--range", metavar="LO:HI", help="Grey levels of more than 8 bits, or 'file' (default: the normals')"
+    ),
+]
+MaxPixels = Annotated[
+    int | None, typer.Option("--max-pixels", min=1, metavar="N", help="Refuse larger images (default: 500e6)")
+]
+
+
+def gathering(exclude: list[str] | None, range_: str | None, max_pixels: int | None) -> Gathering:
+    """Which files are normals, and how they are read."""
+    from anomscan.fit.look import Gathering
+    from anomscan.types import MAX_PIXELS
+
+    return Gathering(tuple(exclude or ()), range_, max_pixels or MAX_PIXELS)
+
+
+def backbone_choice(name: str | None, weights: str | None, size: int | None) -> BackboneChoice:
+    """The backbone that was asked for, or the default."""
+    from anomscan.adapt.options import BackboneChoice
+
+    return BackboneChoice(name or DEFAULT_BACKBONE, weights, size)
+
+
+def check_force(int8: bool, force: bool) -> None:
+    """Refuse ``--force`` where it forces nothing."""
+    if force and not int8:
+        raise UsageError("--force goes with --int8 only")

@@ -1,0 +1,60 @@
+"""Fine-tune a network on normal images and make the result a model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from anomscan.adapt.options import AdaptOptions
+from anomscan.fit.build import Fitted, build_from
+from anomscan.fit.look import EVERYTHING, Gathering
+from anomscan.fit.normals import Normals
+from anomscan.model.folder import ModelDraft
+from anomscan.model.manifest import HoldOut
+from anomscan.scoring.reduction import Reduction
+from anomscan.scoring.registry import asked_scorer, make_scorer, scorer_class
+from anomscan.types import Progress
+
+
+def adapt(
+    root: str,
+    folder: str,
+    options: AdaptOptions,
+    progress: Progress,
+    rule: HoldOut | None = None,
+    reduce: str | None = None,
+    wait: float = 0.0,
+    gathering: Gathering = EVERYTHING,
+) -> Fitted:
+    """Fine-tune a backbone on the images below ``root`` and make the result the model of ``folder``.
+
+    The normals that build the index are embedded by the exported ONNX graph, which also scores.
+
+    Args:
+        root: the folder of normal images.
+        folder: the model folder.
+        options: how to adapt.
+        progress: see ``types.Progress``.
+        rule: which normals are held out to calibrate with; none by default.
+        reduce: a ``Reduction`` as on the command line; by default every normal is in the gallery.
+        wait: seconds that another writer of ``folder`` may take to finish.
+        gathering: which files are normals, and how they are read.
+
+    Raises:
+        UsageError: unknown method or backbone, or normals that cannot be held out as asked.
+        InputError: ``root`` does not exist or holds no readable image.
+        WeightsUnavailable, TrainingDiverged, ParityError, ModelBusy, OutputError: the old model stays.
+    """
+    from anomscan.adapt.make import check, make_network
+    from anomscan.adapt.presets import find_preset
+
+    preset = find_preset(options.method)
+    info = asked_scorer(options.scorer, preset.scorer, preset.learns, options.method)
+    reduction = Reduction.parse(reduce) if reduce else None
+    scorer_class(info.name).check(reduction)
+    check(options)
+    normals = Normals.find(root, gathering, progress).split(rule or HoldOut(), options.seed)
+    options = replace(options, reading=normals.look.reading)
+    with ModelDraft.begin(folder, wait) as draft:
+        network = make_network(normals.sources, options, info, draft.scratch, progress)
+        scorer = make_scorer(info, network.learnt)
+        return build_from(draft, network, scorer, normals, progress, reduction)

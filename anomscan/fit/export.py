@@ -1,0 +1,125 @@
+"""From a model folder to an ONNX file for other programs."""
+
+from __future__ import annotations
+
+import shutil
+from itertools import islice
+
+import numpy as np
+
+from anomscan.errors import NoImages, ParityError, UsageError
+from anomscan.files.atomic import whole_file
+from anomscan.fit.int8 import make_int8
+from anomscan.images.decode import Decoded, decode_all
+from anomscan.images.find import Found, Source, Unreadable, find
+from anomscan.model.folder import verified
+from anomscan.model.model import Model, read_model
+from anomscan.network.extractor import Extractor
+from anomscan.network.network import EXTRACTOR, Int8Info
+from anomscan.pipeline import available_cores
+from anomscan.scoring.reduction import Reduction
+from anomscan.types import Outputs, Progress
+
+EXPORT_IMAGES = 64
+EXPORT_TOLERANCE = 1e-4
+"""Largest difference of a score between an exported file and its model; relative to scores above 1."""
+
+
+def export_int8(folder: str, out: str, images: list[str], *, force: bool) -> Int8Info:
+    """Write an 8-bit version of the extractor of ``folder`` to ``out``.
+
+    Args:
+        folder: the model folder.
+        out: the ONNX file to write.
+        images: normal images or folders to calibrate with; with none, the normals still on this disk.
+        force: write it whatever it does to the scores.
+
+    Returns:
+        What it gains and costs.
+
+    Raises:
+        Int8Differs: it ranks normal images differently; ``out`` was not written.
+        UsageError: the extractor has 8 bits already.
+        NoImages, ModelError, OutputError: as ``export``.
+    """
+    model = read_model(folder, available_cores())
+    if model.manifest.int8 is not None:
+        raise UsageError("the model's extractor has 8 bits already; leave --int8 out")
+    normals: list[Found] = list(find(images)) if images else [Source(path) for path in model.normals]
+    graph, metric = verified(folder, model.manifest, EXTRACTOR), model.manifest.scorer.metric
+    with whole_file(out) as partial:
+        return make_int8(graph, partial, normals, model.manifest.preprocessing, metric, force=force)
+
+
+def export(folder: str, out: str, images: list[str], progress: Progress) -> float:
+    """Write the extractor of ``folder`` to ``out``, after re-scoring real images with the written file.
+
+    Args:
+        folder: the model folder.
+        out: the ONNX file to write.
+        images: images or folders to check with, against the model's own extractor; with none, the
+            normals still on this disk are checked against the features in the index.
+        progress: see ``types.Progress``.
+
+    Returns:
+        The largest difference of a score that was seen, at most ``EXPORT_TOLERANCE``.
+
+    Raises:
+        ParityError: a score differs, ``out`` was not written.
+        NoImages: there is nothing to check with.
+        ModelError, OutputError: the model cannot be used, ``out`` cannot be written.
+    """
+    threads = available_cores()
+    model = read_model(folder, threads)
+    decoded, expected = _given_images(model, images) if images else _gallery_images(model)
+    if expected is None:
+        raise NoImages(
+            "no image to check the exported file with: the normals are no longer where they were; "
+            "name a few images or their folder with --images"
+        )
+    with whole_file(out) as partial:
+        shutil.copyfile(verified(folder, model.manifest, EXTRACTOR), partial)
+        progress("re-scoring with the exported file", 0, len(decoded), "")
+        difference = _difference(model, expected, _embedded(Extractor(partial, threads), decoded))
+        if not difference <= EXPORT_TOLERANCE:
+            raise ParityError(
+                f"the exported file scores real images differently, by up to {difference:.2g}, so it was not "
+                "written; if the normals have changed since the index was built, run 'anomscan index' again"
+            )
+    return difference
+
+
+def _difference(model: Model, expected: Outputs, found: Outputs) -> float:
+    """The largest difference of a score; relative to scores above 1."""
+    k = model.manifest.scorer.k
+    before, after = model.scorer.score(expected, k), model.scorer.score(found, k)
+    return float((np.abs(after - before) / np.maximum(1, np.abs(before))).max())
+
+
+def _given_images(model: Model, images: list[str]) -> tuple[list[Decoded], Outputs | None]:
+    found = decode_all(find(images), model.manifest.preprocessing, available_cores())
+    decoded = list(islice((image for image in found if isinstance(image, Decoded)), EXPORT_IMAGES))
+    return decoded, _embedded(model.extractor, decoded) if decoded else None
+
+
+def _gallery_images(model: Model) -> tuple[list[Decoded], Outputs | None]:
+    """Normals that are still on this disk, spread over the gallery, and their features there.
+
+    A gallery of rounded features or of centroids does not hold those; the model's extractor gives them again.
+    """
+    spread = np.linspace(0, len(model.normals) - 1, min(EXPORT_IMAGES, len(model.normals))).astype(int)
+    sources = [Source(model.normals[i]) for i in spread]
+    decoded = list(decode_all(sources, model.manifest.preprocessing, available_cores()))
+    readable = [i for i, image in enumerate(decoded) if isinstance(image, Decoded)]
+    there = [image for image in decoded if isinstance(image, Decoded)]
+    if not there:
+        return [], None
+    reduced = model.manifest.gallery.reduced
+    if not model.gallery.exact or (reduced and not Reduction.parse(reduced).keeps_normals):
+        return there, _embedded(model.extractor, there)
+    return there, Outputs(model.gallery.vectors()[spread[readable]])
+
+
+def _embedded(extractor: Extractor, decoded: list[Decoded]) -> Outputs:
+    batches = extractor.embed(decoded)
+    return Outputs.joined([batch.outputs for batch in batches if not isinstance(batch, Unreadable)])

@@ -1,0 +1,157 @@
+"""Change a finished model by what its user says: other normals to calibrate with, normals to add, to remove.
+
+The network stays, and so does everything else but what follows from the change: the gallery, what the scorer
+learns from it, and the scores of the held-out normals, which are always those by the gallery as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import replace
+
+import numpy as np
+
+from anomscan.errors import InputError, NoImages, UsageError
+from anomscan.fit.build import Fitted, HeldOut, Material, build, notes
+from anomscan.fit.embed import embed
+from anomscan.fit.index import of_model
+from anomscan.fit.look import Gathering
+from anomscan.fit.normals import Normals
+from anomscan.images.find import find
+from anomscan.model.folder import ModelDraft, read_manifest
+from anomscan.model.manifest import Change, GroupRule, HoldOut
+from anomscan.model.model import Model, read_model
+from anomscan.pipeline import available_cores
+from anomscan.stats.calibration import CALIBRATION
+from anomscan.text import now, printable
+from anomscan.types import Features, Outputs, Progress
+
+
+def calibrate(
+    root: str,
+    folder: str,
+    group_by: GroupRule,
+    progress: Progress,
+    wait: float = 0.0,
+    exclude: tuple[str, ...] = (),
+) -> Fitted:
+    """Let the images below ``root`` be the held-out normals; index and weights stay as they are.
+
+    The images must not be among the normals of the gallery: those score too low to compare with.
+
+    Raises:
+        InputError: ``root`` does not exist, holds no readable image, or shares images with the gallery.
+        ModelError, OutputError: the old model stays.
+    """
+    reading = read_manifest(folder).preprocessing.reading
+    normals = Normals.find(root, Gathering(exclude), progress, reading.levels)
+    with ModelDraft.begin(folder, wait) as draft:
+        model = read_model(folder, available_cores())
+        manifest = model.manifest
+        images = embed(
+            "calibrating", root, normals.sources, model.extractor, manifest.preprocessing, progress
+        )
+        features = images.outputs.image
+        known = model.gallery.holds(features, model.gallery.search(features, 1)[1][:, 0])
+        if known.any():
+            first = printable(images.paths[int(known.argmax())])
+            raise InputError(
+                f"{int(known.sum())} of the {len(known)} images, {first} for one, are among the normals that "
+                "the model compares with; calibrate with others"
+            )
+        held_out = HeldOut.of(images, HoldOut(group_by=group_by), normals.look.by_absolute_path())
+        draft.keep(manifest, manifest.files.keys() - {CALIBRATION})
+        draft.put(held_out.scored(model.scorer).save(draft.scratch))
+        written = draft.commit(replace(manifest, calibration=held_out.info))
+        return Fitted(written, images.unreadable, [*normals.look.notes, *notes(draft)])
+
+
+def add(paths: list[str], folder: str, progress: Progress, wait: float = 0.0) -> Fitted:
+    """Accept images as normal: they go to the gallery, so that they and their like no longer stand out.
+
+    None of them is held out. False alarms are chosen by their scores, and those of one day are often nearly
+    copies of each other: among the held-out normals they would bias the p-values. Without them those stay a
+    random sample, and their scores by the larger gallery are as valid as before. A path that the model has
+    already is read again; one that was held out is no longer.
+
+    Raises:
+        InputError: a path does not exist, or no image can be read.
+        UsageError: the gallery is a reduced one.
+        ModelError, OutputError: the old model stays.
+    """
+    sources = list(find(paths))
+    if not sources:
+        raise NoImages("no images to add: the folder holds no file with an image suffix")
+    read_manifest(folder)  # before a folder is made where there is none
+    with ModelDraft.begin(folder, wait) as draft:
+        model = _whole(folder)
+        preprocessing = model.manifest.preprocessing
+        images = embed("embedding", os.curdir, sources, model.extractor, preprocessing, progress)
+        kept = _positions_without(model, set(images.paths))
+        vectors = np.concatenate([model.gallery.vectors()[kept], images.outputs.image])
+        normals = [*(model.normals[i] for i in kept), *images.paths]
+        change = Change(now(), "added", images.paths)
+        fitted = _changed(draft, model, vectors, normals, change, images.fingerprint)
+        return replace(fitted, unreadable=images.unreadable)
+
+
+def remove(paths: list[str], folder: str, wait: float = 0.0) -> Fitted:
+    """Take images, or all below a folder, out of the normals; the files need no longer exist.
+
+    Raises:
+        InputError: a path names none of the normals, or no normal would be left.
+        UsageError: as ``add``.
+        ModelError, OutputError: the old model stays.
+    """
+    read_manifest(folder)  # before a folder is made where there is none
+    with ModelDraft.begin(folder, wait) as draft:
+        model = _whole(folder)
+        held_out = model.calibration.paths if model.calibration else []
+        gone: set[str] = set()
+        for path in map(os.path.abspath, paths):
+            found = {
+                normal
+                for normal in (*model.normals, *held_out)
+                if (normal + os.sep).startswith(path + os.sep)
+            }
+            if not found:
+                raise InputError(f"{printable(path)} is not among the normals of the model")
+            gone |= found
+        kept = _positions_without(model, gone)
+        if not kept:
+            raise InputError(
+                "no normal would be left; build the index of others with 'anomscan index NORMAL'"
+            )
+        vectors, normals = model.gallery.vectors()[kept], [model.normals[i] for i in kept]
+        return _changed(draft, model, vectors, normals, Change(now(), "removed", sorted(gone)), "")
+
+
+def _whole(folder: str) -> Model:
+    model = read_model(folder, available_cores())
+    if model.manifest.gallery.reduced:
+        raise UsageError("the gallery no longer has every normal; build the index of all normals again")
+    return model
+
+
+def _positions_without(model: Model, paths: set[str]) -> list[int]:
+    return [i for i, path in enumerate(model.normals) if path not in paths]
+
+
+def _changed(
+    draft: ModelDraft, model: Model, vectors: Features, normals: list[str], change: Change, pixels: str
+) -> Fitted:
+    """Build the model again with another gallery; ``pixels`` is the fingerprint of those that are new."""
+    manifest, held_out = model.manifest, None
+    calibration = model.calibration.without(set(change.paths)) if model.calibration else None
+    if calibration is not None and manifest.calibration is not None:
+        info = replace(manifest.calibration, images=len(calibration.paths), groups=calibration.groups)
+        held_out = HeldOut(calibration, info)
+    text = "\0".join((manifest.data.fingerprint, change.action, *change.paths, pixels))
+    data = replace(
+        manifest.data, images=len(normals), fingerprint=hashlib.sha256(os.fsencode(text)).hexdigest()
+    )
+    network = of_model(draft.folder, manifest, draft.scratch, model.scorer.arrays)
+    changes = [*manifest.changes, change]
+    material = Material(Outputs(vectors), normals, held_out, data, changes)
+    return Fitted(build(draft, network, model.scorer, material, lambda *_: None), [], notes(draft))

@@ -1,0 +1,110 @@
+"""An 8-bit extractor instead of a float one, where the scores stay what they were."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomscan.errors import Int8Differs, NoImages, UsageError
+from anomscan.images.decode import Decoded, decode_all
+from anomscan.images.find import Found
+from anomscan.network.extractor import BATCH, Extractor
+from anomscan.network.network import EXTRACTOR, Int8Info, Network
+from anomscan.network.quantise import quantise
+from anomscan.pipeline import available_cores
+from anomscan.scoring.gallery import Gallery
+from anomscan.stats.measures import spearman
+from anomscan.types import Features, Metric, Outputs, Preprocessing
+
+IMAGES = 400
+"""Normals that it is measured on, spread over all."""
+CALIBRATING = 100
+"""How many of those, spread again, it is calibrated on: more change little and take longer."""
+FEWEST = 10
+LEAST_SPEARMAN = 0.98
+"""Smallest rank correlation with the scores of the float extractor that passes."""
+
+
+def in_int8(network: Network, normals: list[Found], scratch: Path, metric: Metric, *, force: bool) -> Network:
+    """The same network with an 8-bit extractor; raises Int8Differs and NoImages, see ``make_int8``."""
+    if network.int8 is not None:
+        raise UsageError("the model's extractor has 8 bits already; leave --int8 out")
+    out = scratch / "extractor-int8.onnx"
+    info = make_int8(network.graph, out, normals, network.preprocessing, metric, force=force)
+    return replace(network, files={**network.files, EXTRACTOR: out}, int8=info)
+
+
+def make_int8(
+    graph: Path,
+    out: Path,
+    normals: list[Found],
+    preprocessing: Preprocessing,
+    metric: Metric,
+    *,
+    force: bool,
+) -> Int8Info:
+    """Write an 8-bit version of ``graph`` to ``out`` and measure what it costs and gains.
+
+    Both extractors score every normal by its k = 2 nearest *other* normals; the ranks are compared. That is
+    harder than with anomalies among them, whose scores lie farther apart.
+
+    Args:
+        graph: the float extractor.
+        out: the file to write.
+        normals: images to calibrate and measure with.
+        preprocessing: the extractor's.
+        metric: of the distances.
+        force: write it whatever the correlation.
+
+    Raises:
+        Int8Differs: the correlation is below ``LEAST_SPEARMAN``.
+        NoImages: fewer than ``FEWEST`` of the normals can be read.
+    """
+    threads = available_cores()
+    spread = np.linspace(0, len(normals) - 1, min(IMAGES, len(normals))).astype(int)
+    images = decode_all((normals[i] for i in spread), preprocessing, threads)
+    pixels = [image.pixels for image in images if isinstance(image, Decoded)]
+    if len(pixels) < FEWEST:
+        raise NoImages(
+            f"an 8-bit extractor is calibrated on normal images, and {len(pixels)} that can be read are too "
+            f"few; it needs {FEWEST}"
+        )
+    batches = [np.stack(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)]
+    quantise(graph, out, batches[:: max(1, len(pixels) // CALIBRATING)])
+    exact, exact_seconds = _timed(Extractor(graph, threads), batches)
+    rounded, rounded_seconds = _timed(Extractor(out, threads), batches)
+    before, after = _scores(exact, metric), _scores(rounded, metric)
+    info = Int8Info(
+        speed=exact_seconds / rounded_seconds,
+        spearman=spearman(before, after),
+        p_value_change=float(np.abs(_p_values(before) - _p_values(after)).mean()),
+    )
+    if info.spearman < LEAST_SPEARMAN and not force:
+        raise Int8Differs(
+            f"the 8-bit extractor ranks normal images differently (Spearman {info.spearman:.3f}, below "
+            f"{LEAST_SPEARMAN}), so it was not written; --force writes it nevertheless"
+        )
+    return info
+
+
+def _timed(extractor: Extractor, batches: Iterable[np.ndarray]) -> tuple[Features, float]:
+    began = time.perf_counter()
+    outputs = Outputs.joined(list(extractor.run_all(batches)))
+    return outputs.image, time.perf_counter() - began
+
+
+def _scores(features: Features, metric: Metric) -> Features:
+    distances, _ = Gallery.build(features, metric).search(features, 3)
+    scores: Features = distances[:, 1:].sum(axis=1)  # the nearest of a normal is itself
+    return scores
+
+
+def _p_values(scores: Features) -> NDArray[np.float64]:
+    """(1 + how many of the others score as high) / n, of each of n normals."""
+    lower: NDArray[np.intp] = np.searchsorted(np.sort(scores), scores, side="left")
+    return 1 - lower / len(scores)

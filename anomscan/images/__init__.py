@@ -1,0 +1,1 @@
+"""Find images and bring them to the size of a network."""

@@ -1,0 +1,37 @@
+"""How many pixels may be in memory at once, whatever the number of threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Budget:
+    """Lets threads work as long as what they work on fits together; one that is larger than all works alone.
+
+    Args:
+        total: what fits.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._used = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def reserved(self, amount: int) -> Iterator[None]:
+        """Wait until ``amount`` fits beside what others have reserved, and hold it."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._used or self._used + amount <= self._total)
+            self._used += amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= amount
+                self._changed.notify_all()
+
+
+PIXELS_IN_FLIGHT = Budget(64_000_000)
+"""Of images that are being decoded; a pixel takes 3 to 12 bytes meanwhile."""

@@ -1,0 +1,385 @@
+"""Decode images and bring them to the size of the graph.
+
+Rules, the same for normals and for incoming images:
+
+* EXIF orientation is applied, where it can be read.
+* More than 8 bits become 0 to 255 by the one range that the normals decided, see ``levels``.
+* Palettes, CMYK and greyscale are converted to RGB; an alpha channel is composited over white, unless it is
+  zero everywhere: then it was never meant as one.
+* A JPEG much larger than the input is decoded at reduced scale, never below twice the input's size.
+* The whole image is squashed to the input's size: nothing is cropped away.
+* Of an animation or a multi-page file, the first frame counts, or the page that is asked for.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
+
+from anomscan.errors import UnreadableImage
+from anomscan.files.storage import Identity, storage_of
+from anomscan.images.budget import PIXELS_IN_FLIGHT
+from anomscan.images.find import Found, Source, Unreadable, reason_of
+from anomscan.images.levels import CLIPPED, Deep, deep
+from anomscan.pipeline import in_order
+from anomscan.types import Levels, Pixels, Preprocessing, Reading
+
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
+LOOK_AHEAD = 16
+"""Images a thread that wait, decoded, for whoever consumes them."""
+Image.MAX_IMAGE_PIXELS = None  # Reading.max_pixels is checked instead, with a reason in the row
+RESAMPLES = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+# What Pillow's decoders raise on damaged files (python-pillow: "any exception a plugin can raise").
+_DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+_WITHOUT_END_MARK = ("BMP", "TIFF", "WEBP", "PPM")
+_NEVER_END_IN_ZEROS, _ZEROS = ("PNG", "WEBP"), 64
+"""Compressed formats that decode, to anything, where the last so many bytes and more are zeros yet."""
+_TAIL = 10
+"""One in so many rows, the last written, is looked at for the zeros of a file that is not all there yet."""
+_TIFF_MAGIC = (b"II*\0", b"MM\0*")
+_ORIENTATION = 0x0112
+_SUBFILE_TYPE, _REDUCED = 254, 1
+
+
+@dataclass(frozen=True)
+class Remarks:
+    """What is odd about an image that was read all the same.
+
+    ``clipped``: more than ``levels.CLIPPED`` of its pixels lie outside the range. ``flat``: they are all of
+    one value. ``pages``: further pages or frames that were not looked at. ``thumbnail``: the file says that
+    what was read is a reduced version. ``constant_tail``: the rows that were written last are of one value.
+    """
+
+    clipped: bool = False
+    flat: bool = False
+    pages: int = 0
+    thumbnail: bool = False
+    constant_tail: bool = False
+
+
+NOTHING_ODD = Remarks()
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image that was read: ``pixels`` is (H, W, 3) uint8 RGB.
+
+    ``path`` is what its row is called; ``file`` where it is, and ``identity`` the state of that file when it
+    was opened.
+    """
+
+    path: str
+    pixels: Pixels
+    file: str = ""
+    identity: Identity | None = None
+    remarks: Remarks = NOTHING_ODD
+
+
+@dataclass(frozen=True)
+class Glance:
+    """A small look at an image.
+
+    ``size`` is its width and height; ``picture`` is (GLANCE, GLANCE) uint16, grey, in so many ``PARTS`` of a
+    level; ``levels`` how many grey levels it uses; ``constant_tail`` and ``pages`` see ``Remarks``.
+    """
+
+    path: str
+    size: tuple[int, int]
+    picture: NDArray[np.uint16]
+    levels: int
+    constant_tail: bool
+    pages: int
+
+
+DETAIL = 256
+"""Largest side of the part of an image whose detail is looked at."""
+GLANCE, PARTS = 16, 256
+"""Rows and columns of a small look, and into how many parts of a grey level it is exact."""
+
+
+def decode(path: str, preprocessing: Preprocessing, page: int | None = None) -> Decoded:
+    """Read one image as the graph's input, (height, width, 3) uint8 RGB, C-contiguous.
+
+    Raises:
+        UnreadableImage: the file is missing, not a regular file, not one of ``FORMATS``, damaged, cut off,
+            too large, or has pixels of an unknown range.
+    """
+    size = (preprocessing.width, preprocessing.height)
+    with _opened(path, size, preprocessing.reading, page) as (image, identity, remarks):
+        small = image.resize(size, RESAMPLES[preprocessing.resample]).convert("RGB")
+        pixels = np.ascontiguousarray(small)
+        remarks = replace(remarks, flat=bool(pixels.min() == pixels.max()))
+        return Decoded(Source(path, page).name, pixels, path, identity, remarks)
+
+
+def thumbnail(path: str, side: int, reading: Reading) -> bytes:
+    """A small WebP of the image, at most ``side`` pixels wide and high; raises UnreadableImage.
+
+    ``path`` may be what a row is called, with the number of a page behind it.
+    """
+    file, mark, number = path.rpartition("#")
+    if mark and number.isdecimal() and not os.path.lexists(path):
+        source = Source(file, int(number))
+    else:
+        source = Source(path)
+    with _opened(source.path, (side, side), reading, source.page) as (image, _, _):
+        small = image.convert("RGB")
+        small.thumbnail((side, side))
+        buffer = io.BytesIO()
+        small.save(buffer, "WEBP", quality=80)
+        return buffer.getvalue()
+
+
+def glance_at(source: Source, reading: Reading) -> Glance | None:
+    """A small picture of an image and what a look at it shows; None where it cannot be read."""
+    try:
+        with _opened(source.path, (GLANCE, GLANCE), reading, source.page) as (image, _, remarks):
+            grey = image.convert("L")
+            return Glance(
+                path=source.path,
+                size=image.size,
+                picture=_small(grey),
+                levels=sum(count > 0 for count in grey.histogram()),
+                constant_tail=remarks.constant_tail,
+                pages=remarks.pages,
+            )
+    except UnreadableImage:
+        return None
+
+
+def _small(grey: Image.Image) -> NDArray[np.uint16]:
+    """Means of the cells of a grid; not in whole grey levels, to which Pillow would round."""
+    reduced = grey.reduce(max(1, min(grey.size) // GLANCE**2)).convert("F")
+    means = np.asarray(reduced.resize((GLANCE, GLANCE), Image.Resampling.BOX))
+    return (means * PARTS).clip(0, 65535).astype(np.uint16)
+
+
+def detail_of(path: str, reading: Reading, size: tuple[int, int] | None) -> NDArray[np.float32]:
+    """The fine detail of an image, edges and noise: a Laplacian of its middle, flat; empty if unreadable.
+
+    Args:
+        path: of the image.
+        reading: how it is read.
+        size: to bring the whole image to; with None its middle is looked at as it is.
+    """
+    try:
+        with _opened(path, (1 << 14, 1 << 14), reading, None) as (image, _, _):
+            grey = image.convert("L")
+            if size is None:
+                side = min(DETAIL, *grey.size)
+                left, top = (grey.width - side) // 2, (grey.height - side) // 2
+                grey = grey.crop((left, top, left + side, top + side))
+            else:
+                grey = grey.resize(size)
+            a = np.asarray(grey, np.float32)
+    except UnreadableImage:
+        return np.empty(0, np.float32)
+    around = a[:-2, 1:-1] + a[2:, 1:-1] + a[1:-1, :-2] + a[1:-1, 2:]
+    return (4 * a[1:-1, 1:-1] - around).ravel()
+
+
+def read_deep(source: Found, reading: Reading) -> Deep | None:
+    """The pixels of an image that has more than 8 bits; None of any other, and of one that cannot be read."""
+    if isinstance(source, Unreadable):
+        return None
+    try:
+        with storage_of(source.path).open(source.path) as file, Image.open(file, formats=FORMATS) as image:
+            if not isinstance(image, ImageFile) or image.width * image.height > reading.max_pixels:
+                return None
+            with PIXELS_IN_FLIGHT.reserved(image.width * image.height):
+                return deep(image, file)
+    except (*_DECODE_ERRORS, UnreadableImage):
+        return None
+
+
+@contextmanager
+def _opened(
+    path: str, size: tuple[int, int], reading: Reading, page: int | None
+) -> Iterator[tuple[Image.Image, Identity, Remarks]]:
+    """The whole image, in 8 bits, at no less than twice ``size``; raises UnreadableImage."""
+    storage = storage_of(path)
+    try:
+        identity = storage.identity(path)
+        if not identity.is_file:
+            raise UnreadableImage("not a regular file")
+        with storage.open(path) as file, _image_in(file, identity.size) as image:
+            if page is not None and page > 1:
+                image.seek(page - 1)
+            if image.width * image.height > reading.max_pixels:
+                raise UnreadableImage(
+                    f"{image.width} x {image.height} pixels are over the limit; see --max-pixels"
+                )
+            image.draft(None, (2 * size[0], 2 * size[1]))
+            with PIXELS_IN_FLIGHT.reserved(image.width * image.height):
+                yield _read(image, file, reading, page, identity)
+    except _DECODE_ERRORS as error:
+        raise UnreadableImage(_reason(error)) from error
+
+
+def _read(
+    image: Image.Image, file: BinaryIO, reading: Reading, page: int | None, identity: Identity
+) -> tuple[Image.Image, Identity, Remarks]:
+    pages = 0 if page is not None else _pages(image) - 1
+    form, reduced = image.format, image.format == "TIFF" and bool(_tag(image, _SUBFILE_TYPE) & _REDUCED)
+    values, clipped = deep(image, file) if isinstance(image, ImageFile) else None, False
+    if values is None:
+        image.load()
+    turned = _orientation(image)  # Pillow has turned a TIFF by now, and says so
+    if values is not None:
+        known = reading.beyond_16_bits or values.container is not None
+        image, share = _in_8_bits(values, reading.levels if known else None)
+        clipped = share > CLIPPED
+    opaque = _opaque(image)
+    tail = _has_constant_tail(opaque, bottom_up=form == "BMP") and not is_flat(opaque)
+    if tail and form in _WITHOUT_END_MARK and not reading.constant_tail:
+        raise UnreadableImage("the last rows are all of one value: cut off, or still being written")
+    upright = opaque.transpose(turned) if turned is not None else opaque
+    return upright, identity, Remarks(clipped, pages=max(0, pages), thumbnail=reduced, constant_tail=tail)
+
+
+@contextmanager
+def _image_in(file: BinaryIO, size: int) -> Iterator[Image.Image]:
+    file.seek(max(0, size - _ZEROS))
+    hollow = size > _ZEROS and not any(file.read(_ZEROS))
+    file.seek(0)
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        file.seek(0)
+        if file.read(4) in _TIFF_MAGIC:
+            raise UnreadableImage("a TIFF of a kind that cannot be read, or a damaged one") from error
+        raise
+    with image:
+        if hollow and image.format in _NEVER_END_IN_ZEROS:
+            raise UnreadableImage("it ends in zeros: cut off, or still being written")
+        yield image
+
+
+def _in_8_bits(values: Deep, levels: Levels | None) -> tuple[Image.Image, float]:
+    pixels, outside = values.in_8_bits(levels)
+    return Image.fromarray(pixels), outside
+
+
+def _pages(image: Image.Image) -> int:
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except _DECODE_ERRORS:  # the first page can be read; how many there are cannot
+        return 1
+
+
+def _tag(image: Image.Image, number: int) -> int:
+    value = image.tag_v2.get(number, 0)  # type: ignore[attr-defined]
+    return value if isinstance(value, int) else 0
+
+
+def _orientation(image: Image.Image) -> Image.Transpose | None:
+    """How the image must be turned to stand upright; None also where its EXIF block is broken."""
+    try:
+        number = image.getexif().get(_ORIENTATION)
+    except _DECODE_ERRORS:
+        return None
+    return {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }.get(number or 0)
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """Greyscale as it is, all else in RGB; transparency over white, unless nothing at all is visible."""
+    if image.mode == "L" and not image.has_transparency_data:
+        return image
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    rgba = image.convert("RGBA")
+    if rgba.getchannel("A").getextrema() == (0, 0):
+        return rgba.convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+
+
+def is_flat(image: Image.Image) -> bool:
+    """Whether every pixel of a greyscale or RGB image is the same."""
+    return all(low == high for low, high in np.reshape(image.getextrema(), (-1, 2)))
+
+
+def _has_constant_tail(image: Image.Image, *, bottom_up: bool) -> bool:
+    """Whether the rows that a file holds last are all of one value, as where they were never written."""
+    rows = max(1, image.height // _TAIL)
+    tails = [(0, image.height - rows, image.width, image.height)]
+    if bottom_up:  # a BMP mostly is
+        tails.append((0, 0, image.width, rows))
+    return any(is_flat(image.crop(tail)) for tail in tails)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image that can be read (" + ", ".join(FORMATS) + ")"
+    if isinstance(error, OSError | ValueError):
+        return reason_of(error)
+    return str(error) or type(error).__name__
+
+
+def decode_all(
+    sources: Iterable[Found], preprocessing: Preprocessing, threads: int
+) -> Iterator[Decoded | Unreadable]:
+    """Decode ``sources`` in order, at most ``LOOK_AHEAD`` images a thread ahead of whoever consumes them."""
+
+    def one(source: Found) -> Decoded | Unreadable:
+        if isinstance(source, Unreadable):
+            return source
+        try:
+            return decode(source.path, preprocessing, source.page)
+        except UnreadableImage as error:
+            return Unreadable(source.name, str(error))
+
+    return in_order(one, sources, threads, LOOK_AHEAD * threads)
+
+
+def every_page(sources: Iterable[Found]) -> Iterator[Found]:
+    """The same, with a source for each page or frame of a file that has several."""
+    for source in sources:
+        count = 1 if isinstance(source, Unreadable) else _count_pages(source.path)
+        if isinstance(source, Unreadable) or count == 1:
+            yield source
+        else:
+            yield from (Source(source.path, page) for page in range(1, count + 1))
+
+
+def _count_pages(path: str) -> int:
+    try:
+        with storage_of(path).open(path) as file, Image.open(file, formats=FORMATS) as image:
+            return _pages(image)
+    except _DECODE_ERRORS:  # the decoder will say why
+        return 1

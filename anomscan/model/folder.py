@@ -1,0 +1,222 @@
+"""The model folder: several files that change together, atomically.
+
+``model.json`` is the only file with a fixed name that is ever replaced, and it is replaced last. Every
+other file has a piece of its SHA-256 in its name and is never changed once it has that name. So whoever
+reads ``model.json`` sees the old model or the new one, never a mixture, whenever a writer dies. Writers keep
+each other out, from reading the old model to committing the new one; readers wait for nobody.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from anomscan.errors import ModelBusy, ModelDamaged, ModelError, ModelNotFound, OutputError
+from anomscan.files.atomic import sha256
+from anomscan.files.lock import Busy, locked
+from anomscan.files.storage import storage_of
+from anomscan.model.manifest import FILE_NAME, FileInfo, Manifest, parse_manifest
+
+MANIFEST = "model.json"
+_LOCK, _STAGING = ".lock", ".staging-"
+_STALE_SECONDS = 24 * 3600.0
+_LARGEST_MANIFEST = 100_000_000
+
+
+def read_manifest(folder: str) -> Manifest:
+    """Read ``model.json``.
+
+    Raises:
+        ModelNotFound: there is none.
+        ModelTooNew, ModelDamaged: see ``parse_manifest``.
+        ModelError: it cannot be read.
+    """
+    path = os.path.join(folder, MANIFEST)
+    storage = storage_of(path)
+    try:
+        if not storage.identity(path).is_file:
+            raise ModelDamaged(f"{path} is not a regular file")
+        with storage.open(path) as file:
+            text = file.read(_LARGEST_MANIFEST + 1)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ModelNotFound(
+            f"no model in {folder}; make one with 'anomscan adapt NORMAL_FOLDER', or name it with --model"
+        ) from error
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from error
+    if len(text) > _LARGEST_MANIFEST:
+        raise ModelDamaged(f"{path} is too large to be a manifest")
+    return parse_manifest(text, folder)
+
+
+def verified(folder: str, manifest: Manifest, role: str) -> Path:
+    """Path of the file with that role, after checking its SHA-256; raises ModelDamaged."""
+    if role not in manifest.files:
+        raise ModelDamaged(f"the model in {folder} names no {role} file; adapt again")
+    file = manifest.files[role]
+    path = Path(folder, file.name)
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise ModelDamaged(f"{path} is not a regular file, as those of a model are")
+        if sha256(path) == file.sha256:
+            return path
+    except OSError as error:
+        raise ModelDamaged(f"the model in {folder} lacks {file.name}: {error.strerror}") from error
+    raise ModelDamaged(f"{path} is not the file that was written: its checksum differs; adapt again")
+
+
+@dataclass
+class ModelDraft:
+    """A model being written: files are put into ``scratch`` and become the model of ``folder`` all at once.
+
+    Args:
+        folder: the model folder.
+        scratch: a folder on the same file system, empty at first, gone at the end.
+        alone: whether other writers are kept out; False where the file system has no locks.
+    """
+
+    folder: str
+    scratch: Path
+    alone: bool
+    _files: dict[str, Path] = field(default_factory=dict)
+
+    @classmethod
+    @contextmanager
+    def begin(cls, folder: str, wait: float = 0.0) -> Iterator[ModelDraft]:
+        """Keep other writers out, who may take ``wait`` seconds to finish, until the block ends.
+
+        Nothing changes unless the block commits. What dead writers have left is removed.
+
+        Raises:
+            ModelBusy: another process is writing this model.
+            OutputError: ``folder`` cannot be created or written.
+        """
+        place = Path(folder)
+        with ExitStack() as held:
+            try:
+                alone = held.enter_context(_locked(place, wait))
+                _remove_leftovers(place, alone)
+                scratch = Path(tempfile.mkdtemp(prefix=_STAGING, dir=place))
+            except Busy as busy:
+                raise ModelBusy(
+                    f"process {busy} is writing the model in {folder}; wait for it with --wait SECONDS"
+                ) from busy
+            except OSError as error:
+                raise OutputError(f"cannot write the model folder {folder}: {error.strerror}") from error
+            held.callback(_clear, place, scratch)
+            try:
+                yield cls(folder, scratch, alone)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise OutputError(f"cannot write the model folder {folder}: {error.strerror}") from error
+
+    def base(self) -> Manifest | None:
+        """The model that the folder holds now, if any."""
+        try:
+            return read_manifest(self.folder)
+        except ModelNotFound:
+            return None
+
+    def put(self, files: dict[str, Path]) -> ModelDraft:
+        """Let finished files, by role, be the model's; they lie in ``scratch`` and are moved."""
+        self._files.update(files)
+        return self
+
+    def keep(self, manifest: Manifest, roles: Iterable[str]) -> ModelDraft:
+        """Let files that the folder has already be those of the new model too; verified first."""
+        return self.put(linked(self.folder, manifest, roles, self.scratch))
+
+    def commit(self, manifest: Manifest) -> Manifest:
+        """Make all files that were put the model; the old model's are deleted afterwards.
+
+        Args:
+            manifest: everything but ``files``, which is filled in here.
+
+        Returns:
+            The manifest as written.
+
+        Raises:
+            OutputError: the folder cannot be written; the old model stays.
+        """
+        place, storage = Path(self.folder), storage_of(self.folder)
+        files: dict[str, FileInfo] = {}
+        try:
+            for role, path in self._files.items():
+                digest = sha256(path)
+                name = f"{path.stem.partition('-')[0]}-{digest[:16]}{path.suffix}"
+                files[role] = FileInfo(name, digest)
+                path.chmod(0o644)
+                storage.publish(path, str(place / name))
+            complete = replace(manifest, files=files)
+            text = self.scratch / MANIFEST
+            text.write_text(json.dumps(complete.to_json(), indent=2), encoding="utf-8")
+            text.chmod(0o644)
+            storage.publish(text, str(place / MANIFEST))
+        except OSError as error:
+            raise OutputError(f"cannot write the model folder {self.folder}: {error.strerror}") from error
+        self._remove_unreferenced(complete)
+        return complete
+
+    def _remove_unreferenced(self, manifest: Manifest) -> None:
+        kept = {file.name for file in manifest.files.values()}
+        for path in Path(self.folder).iterdir():
+            if re.fullmatch(FILE_NAME, path.name) and path.name not in kept and _is_over(path, self.alone):
+                path.unlink(missing_ok=True)
+
+
+def linked(folder: str, manifest: Manifest, roles: Iterable[str], into: Path) -> dict[str, Path]:
+    """Files of the model, by role, verified and brought ``into`` a folder; as links where that works."""
+    files = {}
+    for role in roles:
+        source = verified(folder, manifest, role)
+        files[role] = into / source.name
+        try:
+            os.link(source, files[role])
+        except OSError:
+            shutil.copyfile(source, files[role])
+    return files
+
+
+@contextmanager
+def _locked(place: Path, wait: float) -> Iterator[bool]:
+    """Hold the lock of a folder, which is made: a writer who was waited for may have removed it."""
+    with ExitStack() as held:
+        while True:
+            place.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                alone = held.enter_context(locked(place / _LOCK, wait))
+                break
+        yield alone
+
+
+def _clear(place: Path, scratch: Path) -> None:
+    """End a draft; where nothing was ever committed, no trace of it is left."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    if not (place / MANIFEST).exists():
+        (place / _LOCK).unlink(missing_ok=True)
+        with suppress(OSError):
+            place.rmdir()
+
+
+def _remove_leftovers(place: Path, alone: bool) -> None:
+    for path in place.glob(_STAGING + "*"):
+        if _is_over(path, alone):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_over(path: Path, alone: bool) -> bool:
+    """Whether no writer that lives can still want ``path``: known with a lock, else by its age."""
+    with suppress(FileNotFoundError):
+        return alone or time.time() - path.stat().st_mtime > _STALE_SECONDS
+    return False

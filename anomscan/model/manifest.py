@@ -1,0 +1,147 @@
+"""What a model is, as frozen dataclasses: they are ``model.json``, read and written whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from anomscan.errors import ModelDamaged, ModelTooNew
+from anomscan.network.network import BackboneInfo, Int8Info, MethodInfo
+from anomscan.scoring.info import GalleryInfo, ScorerInfo
+from anomscan.types import Preprocessing
+
+SCHEMA = 1
+"""Version of the model folder's layout; a reader refuses a larger one."""
+FILE_NAME = r"^[a-z]+-[0-9a-f]{16}\.[a-z0-9]+\Z"
+"""What the files beside ``model.json`` are called: a kind, a piece of the SHA-256, a suffix; never a path."""
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+GroupRule = Annotated[str, msgspec.Meta(pattern=r"^(none|folder|prefix)\Z")]
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """The normals in the gallery: where they were, how many, and a fingerprint of their pixels.
+
+    ``fingerprint`` is the SHA-256 over the relative paths and the preprocessed pixels, in gallery order.
+    """
+
+    root: str
+    images: Count
+    unreadable: Count
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class HoldOut:
+    """Which normals are held out to calibrate with: a share of them, whole groups together.
+
+    ``group_by`` is ``none``, ``folder`` or ``prefix``: see ``fit.normals.group_name``.
+    """
+
+    share: float = 0.0
+    group_by: GroupRule = "none"
+
+
+@dataclass(frozen=True)
+class CalibrationInfo:
+    """The held-out normals that p-values come from: how they were chosen, where they were, how many.
+
+    ``fingerprint`` is made as that of ``DataInfo``.
+    """
+
+    rule: HoldOut
+    root: str
+    images: Count
+    groups: Count
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """Normals that were added to, or removed from, a finished index, and when."""
+
+    date: str
+    action: Literal["added", "removed"]
+    paths: list[str]
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """One file of the model folder: its name, which changes with its content, and its SHA-256."""
+
+    name: Annotated[str, msgspec.Meta(pattern=FILE_NAME)]
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of ``model.json``. ``files`` maps a role (``extractor``, ``index`` ...) to a file."""
+
+    anomscan: str
+    created: str
+    backbone: BackboneInfo
+    preprocessing: Preprocessing
+    method: MethodInfo
+    scorer: ScorerInfo
+    data: DataInfo
+    versions: dict[str, str]
+    files: dict[str, FileInfo]
+    schema: int = SCHEMA
+    gallery: GalleryInfo = field(default_factory=GalleryInfo)
+    int8: Int8Info | None = None
+    calibration: CalibrationInfo | None = None
+    changes: list[Change] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        size = (self.preprocessing.height, self.preprocessing.width)
+        if min(*size, self.backbone.dim, self.scorer.k) < 1 or max(size) > 1 << 14:
+            raise ValueError("a size, a number of features or of neighbours makes no sense")
+
+    @property
+    def id(self) -> str:
+        """Names this very model: what it was made of and every file in it."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as plain dictionaries and lists."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class _Header:
+    schema: int
+    anomscan: str = "of unknown version"
+
+
+def parse_manifest(text: bytes, folder: str) -> Manifest:
+    """The manifest of ``folder``, strictly: wrong types, no numbers and paths as file names are refused.
+
+    Raises:
+        ModelTooNew: its schema is newer than this version knows.
+        ModelDamaged: it is not a manifest; the message says where.
+    """
+    try:
+        data = json.loads(text, parse_float=_finite, parse_constant=_finite)  # msgspec's own reader
+        header = msgspec.convert(data, type=_Header)  # refuses what names that are not UTF-8 are written as
+        if header.schema > SCHEMA:
+            raise ModelTooNew(
+                f"{folder} was written by a newer anomscan ({header.anomscan}); "
+                "upgrade anomscan or adapt again"
+            )
+        return msgspec.convert(data, type=Manifest)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ModelDamaged(f"{folder}/model.json is not a manifest of anomscan: {error}") from error
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a number")
+    return number

@@ -1,0 +1,130 @@
+"""Run an ONNX graph over images: from ``uint8 [N, H, W, 3]`` to its outputs. onnxruntime runs only here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from anomscan.errors import ModelDamaged, UsageError
+from anomscan.images.decode import Decoded
+from anomscan.images.find import Unreadable
+from anomscan.network.inspect import check_graph
+from anomscan.pipeline import in_order
+from anomscan.types import Outputs, Pixels
+
+_LOAD_ERRORS = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoSuchFile,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+
+IMAGE, PATCHES = "image", "patches"
+"""What the outputs of a graph are called; before 0.2 the first one was ``features``."""
+_IMAGE_NAMES = (IMAGE, "features")
+
+BATCH = 4
+"""Images a run. One thread of a CPU is as fast with 4 as with more, and memory and the wait for the last
+batch grow with it. It is the same on every machine, since the last digits of a feature depend on it."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images that were embedded together, n of them, and their outputs."""
+
+    images: list[Decoded]
+    outputs: Outputs
+
+
+class Extractor:
+    """A graph whose one input is ``uint8 [N, H, W, 3]`` RGB and whose outputs have names.
+
+    A whole extractor gives ``image``, ``[N, D]`` features, and may give ``patches``; the frozen trunk of a
+    backbone gives activations as ``image``. The normalisation of the pixels is inside the graph.
+
+    Args:
+        graph: path of the ``.onnx`` file.
+        threads: runs side by side. Each run has one thread: cores that work on images of their own need
+            not wait for each other, as those that share one do, layer by layer.
+        device: ``cpu``, ``cuda``, or ``auto`` for CUDA where this onnxruntime has it.
+
+    Raises:
+        ModelDamaged: onnxruntime cannot load the graph, ``check_graph`` refuses it, or it has no output for
+            images.
+        UsageError: ``cuda`` and this onnxruntime has none.
+    """
+
+    def __init__(self, graph: Path, threads: int, device: str = "cpu") -> None:
+        check_graph(graph)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(
+                os.fspath(graph), options, providers=_providers(device)
+            )
+        except _LOAD_ERRORS as error:
+            raise ModelDamaged(f"onnxruntime cannot load the extractor: {error}") from error
+        self._input = self._session.get_inputs()[0].name
+        there = [output.name for output in self._session.get_outputs()]
+        self._wanted = [name for name in (*_IMAGE_NAMES, PATCHES) if name in there]
+        if not self._wanted or self._wanted[0] not in _IMAGE_NAMES:
+            raise ModelDamaged(f"the extractor has no output called {IMAGE}, only {', '.join(there)}")
+        self._threads = threads
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the file says of itself: image size, resize rule, backbone."""
+        return dict(self._session.get_modelmeta().custom_metadata_map)
+
+    def run(self, pixels: Pixels) -> Outputs:
+        """One forward pass over (n, H, W, 3) uint8 RGB."""
+        return Outputs(*self._session.run(self._wanted, {self._input: pixels}))
+
+    def run_all(self, batches: Iterable[Pixels]) -> Iterator[Outputs]:
+        """The same for each of ``batches``, side by side, in order."""
+        return in_order(self.run, batches, self._threads, 2 * self._threads)
+
+    def embed(self, images: Iterable[Decoded | Unreadable]) -> Iterator[Batch | Unreadable]:
+        """Batches of images with their outputs, and what is unreadable as it is.
+
+        The order of ``images`` is kept within the readable and within the unreadable ones.
+        """
+        return in_order(self._embedded, _batches(images), self._threads, 2 * self._threads)
+
+    def _embedded(self, batch: list[Decoded] | Unreadable) -> Batch | Unreadable:
+        if isinstance(batch, Unreadable):
+            return batch
+        return Batch(batch, self.run(np.stack([image.pixels for image in batch])))
+
+
+def _providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
+    cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    if device == "cuda" and not cuda:
+        raise UsageError("this onnxruntime has no CUDA; install onnxruntime-gpu, or leave --device out")
+    if device == "cpu" or not cuda:
+        return ["CPUExecutionProvider"]
+    return [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]  # TF32 has 10 bits
+
+
+def _batches(images: Iterable[Decoded | Unreadable]) -> Iterator[list[Decoded] | Unreadable]:
+    batch: list[Decoded] = []
+    for image in images:
+        if isinstance(image, Unreadable):
+            yield image
+            continue
+        batch.append(image)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,1 @@
+"""What a run is written as: rows, a summary, a page."""

@@ -1,0 +1,209 @@
+"""A ranking as one HTML file to look at: no network, no other file, every name as text.
+
+The page's script and style are those of the template, named by their hashes in its content security policy;
+what changes is the data, in a JSON block that no browser executes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anomscan.errors import UnreadableImage
+from anomscan.images.decode import thumbnail
+from anomscan.model.manifest import Manifest
+from anomscan.model.model import Model
+from anomscan.pipeline import available_cores
+from anomscan.report.evidence import Evidence
+from anomscan.report.summary import SHIFTED, Summary
+from anomscan.stats.drift import LARGEST_SAMPLE
+from anomscan.text import printable
+from anomscan.types import Features, Progress, Reading
+
+BINS = 40
+NEAREST = 3
+"""Normals beside an image, at most."""
+INCOMING_SIDE, NORMAL_SIDE = 224, 128
+"""Largest side of a picture, in pixels."""
+
+
+def write_report(file: Path, evidence: Evidence, progress: Progress) -> None:
+    """Write a page that shows ``evidence`` to ``file``."""
+    summary, model = evidence.summary, evidence.model
+    pictures = _Pictures(model.manifest.preprocessing.reading)
+    rows = _rows(evidence, pictures)
+    places, others, normals = _plane(evidence)
+    for row, place in zip(rows, places, strict=True):
+        row["place"] = place
+    data: dict[str, Any] = {
+        "title": _title(summary),
+        "about": _about(summary),
+        "notice": SHIFTED if summary.shifted else None,
+        "decided": summary.anomalous is not None,
+        "calibrated": evidence.calibration is not None,
+        "rows": rows,
+        "histogram": _histogram(evidence),
+        "map": {"normals": normals, "others": others},
+        "unreadable": [{"path": printable(row.path), "error": row.error} for row in evidence.unreadable],
+        "unreadable_count": summary.unreadable,
+        "provenance": _provenance(model.manifest, summary),
+        "pictures": pictures.drawn(progress),
+    }
+    for row in rows:  # those that cannot be read have none
+        for shown in (row, *row["nearest"]):
+            if data["pictures"][shown["picture"]] is None:
+                shown["picture"] = None
+    file.write_text(_page(data), encoding="utf-8")
+
+
+def _rows(evidence: Evidence, pictures: _Pictures) -> list[dict[str, Any]]:
+    return [
+        {
+            "rank": row.rank,
+            "path": printable(row.path),
+            "score": row.score,
+            "p": row.p_value,
+            "anomalous": row.anomalous,
+            "picture": pictures.number(row.path, INCOMING_SIDE),
+            "nearest": _nearest(evidence.features[row.path], evidence.model, pictures),
+        }
+        for row in evidence.rows
+    ]
+
+
+@dataclass
+class _Pictures:
+    """Small pictures, each once."""
+
+    _reading: Reading
+    _wanted: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    def number(self, path: str, side: int) -> int:
+        return self._wanted.setdefault((path, side), len(self._wanted))
+
+    def drawn(self, progress: Progress) -> list[str | None]:
+        """The pictures as data URLs, in the order of their numbers; None for those that cannot be read."""
+
+        def drawn(wanted: tuple[str, int]) -> str | None:
+            try:
+                picture = thumbnail(*wanted, self._reading)
+            except UnreadableImage:
+                return None
+            return "data:image/webp;base64," + base64.b64encode(picture).decode("ascii")
+
+        with ThreadPoolExecutor(available_cores()) as pool:
+            urls = []
+            for url in pool.map(drawn, self._wanted):
+                urls.append(url)
+                progress("drawing the report", len(urls), len(self._wanted), "")
+        return urls
+
+
+def _nearest(feature: Features, model: Model, pictures: _Pictures) -> list[dict[str, Any]]:
+    distances, neighbours = model.gallery.search(feature[None], min(NEAREST, len(model.gallery)))
+    return [
+        {
+            "path": printable(model.normals[i]),
+            "distance": float(distance),
+            "picture": pictures.number(model.normals[i], NORMAL_SIDE),
+        }
+        for distance, i in zip(distances[0], neighbours[0], strict=True)
+    ]
+
+
+def _plane(evidence: Evidence) -> tuple[list[list[float]], list[list[float]], list[list[float]]]:
+    """Where rows, other images and normals lie in the plane of their first two principal components."""
+    normals = evidence.model.gallery.some(LARGEST_SAMPLE)
+    listed = {row.path for row in evidence.rows}
+    groups = [
+        [evidence.features[row.path] for row in evidence.rows],
+        [feature for path, feature in evidence.features.items() if path not in listed],
+        list(normals),
+    ]
+    together = np.array([feature for group in groups for feature in group], np.float64)
+    centred = together - together.mean(axis=0)
+    _, axes = np.linalg.eigh(centred @ centred.T)  # of the kernel: fewer images than features
+    values = np.linalg.norm(axes[:, -2:].T @ centred, axis=1)
+    coordinates = (axes[:, -2:] * values)[:, ::-1].round(6)
+    ends = np.cumsum([len(group) for group in groups])
+    placed: list[list[list[float]]] = [part.tolist() for part in np.split(coordinates, ends[:-1])]
+    return placed[0], placed[1], placed[2]
+
+
+def _histogram(evidence: Evidence) -> dict[str, Any]:
+    """Counts in ``BINS`` parts, from the lowest score to far above the normals; the last holds the rest."""
+    summary, calibration = evidence.summary, evidence.calibration
+    lowest, usual, highest = (summary.quantiles.get(share, 0.0) for share in ("0", "0.95", "1"))
+    limit = summary.limit if summary.limit is not None and np.isfinite(summary.limit) else None
+    held_out = np.empty(0) if calibration is None else calibration.scores.astype(np.float64)
+    lowest = float(held_out.min(initial=lowest))
+    usual = max(float(held_out.max()) if len(held_out) else usual, limit or usual)
+    high = max(usual, min(highest, 2 * usual - lowest))
+    return {
+        "low": lowest,
+        "high": high,
+        "beyond": highest > high,
+        "incoming": evidence.histogram(lowest, high, BINS),
+        "held_out": np.histogram(held_out, BINS, (lowest, high))[0].tolist() if len(held_out) else [],
+        "limit": limit,
+        "inclusive": summary.decision.threshold is not None,
+    }
+
+
+def _title(summary: Summary) -> str:
+    images = f"{summary.scored:,} image{'s' * (summary.scored != 1)}"
+    return images if summary.anomalous is None else f"{summary.anomalous:,} of {images} anomalous"
+
+
+def _about(summary: Summary) -> str:
+    decision = summary.decision
+    if decision.fpr is not None:
+        text = f"At most {100 * decision.fpr:g} % of normal images are called anomalous."
+    elif decision.fdr is not None:
+        text = f"At most {100 * decision.fdr:g} % of those called anomalous are normal, on average."
+    elif decision.threshold is not None:
+        text = f"Anomalous from a score of {decision.threshold:g} on."
+    else:
+        text = "Most anomalous first; nothing was decided."
+    return f"{text} {summary.created.replace('T', ' ')[:16]} UTC"
+
+
+def _provenance(manifest: Manifest, summary: Summary) -> Iterable[tuple[str, str]]:
+    calibration, drift = manifest.calibration, summary.drift
+    held_out = f"{calibration.images} images of {printable(calibration.root)}" if calibration else "none"
+    return [
+        ("anomscan", summary.anomscan),
+        ("model", f"{manifest.id}, made {manifest.created}"),
+        ("network", f"{manifest.backbone.name}, {manifest.method.preset}, {manifest.method.steps} steps"),
+        ("scorer", f"{manifest.scorer.name}, k = {manifest.scorer.k}"),
+        ("normals", f"{manifest.data.images} images of {printable(manifest.data.root)}"),
+        ("held out", held_out),
+        ("data fingerprint", manifest.data.fingerprint),
+        ("drift", f"distance {drift.distance:.3f}, p-value {drift.p_value:.3g}" if drift else "not tested"),
+        ("speed", f"{summary.seconds:.1f} s, {summary.images_per_second:.1f} images a second"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
+    ]
+
+
+def _page(data: dict[str, Any]) -> str:
+    """The template with its data; in JSON no character can end the block it stands in."""
+    template = files("anomscan.report").joinpath("report.html").read_text(encoding="utf-8")
+    text = json.dumps(data, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    for kind, pattern in (("style", r"<style>(.*?)</style>"), ("script", r"<script>(.*?)</script>")):
+        found = re.search(pattern, template, re.DOTALL)
+        assert found is not None  # noqa: S101 - the template is ours
+        digest = base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode("ascii")
+        template = template.replace(f"{{{{{kind}-hash}}}}", f"sha256-{digest}")
+    return template.replace("{{data}}", text)

@@ -1,0 +1,131 @@
+"""The rows of a ranking: the columns, and how they are written as CSV and JSON lines.
+
+Both carry the same values under the same names. A path is written so that it opens the same file and
+comes back exactly:
+
+* CSV is UTF-8; a name that is not keeps its bytes (read it with ``errors="surrogateescape"``).
+* JSON lines are ASCII; such a byte is a lone surrogate escape, as ``json.loads`` and ``os.fsencode`` expect.
+* A relative path that begins with a character which a spreadsheet takes for a formula is given a ``./``.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass, fields
+from typing import Protocol, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomscan.errors import OutputError
+from anomscan.images.decode import Decoded
+from anomscan.images.find import Unreadable
+from anomscan.text import plain_path
+from anomscan.types import Features
+
+
+class ScoredImages(Protocol):
+    """What rows are made of: n images that were scored together, see ``screen.screener.Scored``."""
+
+    @property
+    def images(self) -> Sequence[Decoded]:
+        """The images."""
+
+    @property
+    def scores(self) -> Features:
+        """(n,) float32."""
+
+    @property
+    def p_values(self) -> NDArray[np.float64] | None:
+        """(n,), or None."""
+
+    @property
+    def nearest(self) -> Sequence[str]:
+        """The normal most like each."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image of a ranking; the fields are the columns, None is an empty cell."""
+
+    rank: int | None
+    path: str
+    score: float | None = None
+    p_value: float | None = None
+    anomalous: bool | None = None
+    nearest_normal: str | None = None
+    error: str | None = None
+
+    @classmethod
+    def of(cls, scored: ScoredImages) -> Iterator[Row]:
+        """The rows of a batch, neither ranked nor decided yet."""
+        for i, image in enumerate(scored.images):
+            yield cls(
+                rank=None,
+                path=plain_path(image.path),
+                score=float(str(scored.scores[i])),  # the shortest decimal that is this float32
+                p_value=None if scored.p_values is None else float(scored.p_values[i]),
+                nearest_normal=plain_path(scored.nearest[i]),
+            )
+
+    @classmethod
+    def of_unreadable(cls, unreadable: Unreadable) -> Row:
+        """The row of a file that could not be read."""
+        reason = unreadable.reason.encode("utf-8", "backslashreplace").decode()
+        return cls(rank=None, path=plain_path(unreadable.path), error=reason)
+
+
+COLUMNS = tuple(column.name for column in fields(Row))
+
+
+class _LineFeeds:
+    """Ends lines with a line feed; csv quotes a carriage return only where lines end with one."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, line: str) -> None:
+        self._file.write(line.removesuffix("\r\n") + "\n")
+
+
+def write_csv(rows: Iterable[Row], file: TextIO) -> None:
+    """Write a header and one line a row; quoted where needed, lines end with a line feed."""
+    writer = csv.writer(_LineFeeds(file))
+    writer.writerow(COLUMNS)
+    writer.writerows(map(astuple, rows))
+
+
+def write_jsonl(rows: Iterable[Row], file: TextIO) -> None:
+    """Write one JSON object a row, with a key for every column; an empty cell is null."""
+    for row in rows:
+        json.dump(dict(zip(COLUMNS, astuple(row), strict=True)), file)
+        file.write("\n")
+
+
+FORMATS: dict[str, Callable[[Iterable[Row], TextIO], None]] = {"csv": write_csv, "jsonl": write_jsonl}
+
+
+def write_rows(rows: Iterable[Row], form: str, file: TextIO) -> bool:
+    """Write rows in one of ``FORMATS``, down to the disk where ``file`` is on one.
+
+    Returns:
+        False where ``file`` is a pipe that nobody reads any more, which is no error.
+
+    Raises:
+        OutputError: the rows cannot be written, or not all of them.
+    """
+    try:
+        FORMATS[form](rows, file)
+        file.flush()
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            os.fsync(file.fileno())
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+        return False
+    except OSError as error:
+        raise OutputError(f"cannot write the rows: {error.strerror}") from error
+    return True

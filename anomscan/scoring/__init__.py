@@ -1,0 +1,1 @@
+"""From features to scores, by what the normals are like."""

@@ -1,0 +1,156 @@
+"""What every scorer is: from the outputs of a network to scores, with all that it needs for that."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomscan.errors import ModelDamaged, UsageError
+from anomscan.scoring.gallery import Gallery
+from anomscan.scoring.info import DEFAULT_K, GalleryInfo, ScorerInfo
+from anomscan.scoring.reduction import Reduction
+from anomscan.types import Arrays, Features, Outputs
+
+INDEX, SCORER = "index", "scorer"
+"""Roles of a scorer's files: the gallery, and the arrays that it learnt."""
+
+NOT_ARRAYS = (ValueError, TypeError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What numpy raises on a file that does not hold the arrays of an ``.npz``."""
+
+Rows = NDArray[np.int64]
+
+
+def knn_score(distances: Features) -> Features:
+    """Sum of the distances from each query to its k nearest normals.
+
+    Larger is more anomalous. With L2-normalised features the unit is cosine distance, 1 - cos, in
+    [0, 2] per neighbour (DN2; Mean-Shifted Contrastive, eq. 5).
+
+    Args:
+        distances: (n, k) float32, ascending in each row, each >= 0.
+
+    Returns:
+        (n,) float32, >= 0.
+    """
+    scores: Features = distances.sum(axis=1)
+    return scores
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """What became of the normals: which one each vector of the gallery stands for, and what is searched."""
+
+    rows: Rows
+    gallery: GalleryInfo
+
+
+class Scorer(ABC):
+    """Turns outputs into scores by what it learnt from the normals; owns its galleries and its files.
+
+    A new scorer is a class in a file of this folder and a line in ``registry``.
+
+    Args:
+        info: what the manifest records of it.
+        arrays: what it learnt, or, before ``fit``, what the network's training left for it.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """Arrays that only certain methods learn, without which it cannot score."""
+    uses_neighbours: ClassVar[bool] = False
+    """Whether ``k`` means anything."""
+    exclusive: ClassVar[bool] = False
+    """Whether features made for it make no sense to another scorer."""
+    takes_centroids: ClassVar[bool] = True
+    """Whether its gallery may hold vectors that are no normal's."""
+
+    def __init__(self, info: ScorerInfo, arrays: Arrays | None = None) -> None:
+        self.info = info
+        self.arrays = dict(arrays or {})
+        self.gallery: Gallery
+
+    @classmethod
+    def parse(cls, text: str) -> ScorerInfo | None:
+        """What ``text`` on the command line means for this class; None where it is spelled otherwise."""
+        return ScorerInfo(cls.name) if text == cls.name else None
+
+    @classmethod
+    def describe(cls, info: ScorerInfo) -> str:
+        """One line for a person."""
+        neighbours = f", k = {info.k}" if cls.uses_neighbours else ""
+        return f"{info.name}{neighbours}, {info.metric} distance"
+
+    @classmethod
+    def check(cls, reduction: Reduction | None) -> None:
+        """Raise UsageError where the gallery cannot be reduced like that."""
+        if reduction is not None and not (cls.takes_centroids or reduction.keeps_normals):
+            raise UsageError(f"the scorer {cls.name} cannot search among centroids; reduce with coreset:K")
+
+    def fit(self, normals: Outputs, seed: int, reduction: Reduction | None = None) -> Indexed:
+        """Learn from the normals and build the gallery, of all of them or of a few that stand for them.
+
+        Of fewer normals than neighbours, all are neighbours.
+
+        Raises:
+            GalleryTooSmall: fewer normals than centroids or than ``reduction`` asks for.
+        """
+        self.learn(normals.image, seed)
+        searched, rows = normals.image, np.arange(len(normals))
+        if reduction is not None:
+            searched, rows = reduction.apply(normals.image, self.info.metric, seed)
+        self.info = replace(self.info, k=min(max(self.info.k, DEFAULT_K), len(searched)))
+        self.gallery, info = Gallery.build_fast(searched, self.info.metric, seed)
+        self.score(Outputs(normals.image[:1]), self.info.k)
+        return Indexed(rows, replace(info, reduced=str(reduction) if reduction else None))
+
+    @abstractmethod
+    def learn(self, features: Features, seed: int) -> None:
+        """Set ``arrays`` from the normals' features, (n, D)."""
+
+    @abstractmethod
+    def score(self, outputs: Outputs, k: int) -> Features:
+        """The scores of n images, (n,) float32, larger is more anomalous."""
+
+    def score_and_nearest(self, outputs: Outputs, k: int) -> tuple[Features, Rows]:
+        """The same, and the position of the nearest normal, (n,), by a search for it."""
+        return self.score(outputs, k), self.gallery.search(outputs.image, 1)[1][:, 0]
+
+    def save(self, folder: Path) -> dict[str, Path]:
+        """Write its files into ``folder``; returns them by role."""
+        files = {INDEX: folder / "index.faiss", SCORER: folder / "scorer.npz"}
+        self.gallery.save(files[INDEX])
+        np.savez(files[SCORER], **self.arrays)  # type: ignore[arg-type]
+        return files
+
+    @classmethod
+    def load(cls, info: ScorerInfo, files: Mapping[str, Path]) -> Self:
+        """Read it back from its files; nothing in them is executed. Raises ModelDamaged."""
+        scorer = cls(info, read_arrays(files[SCORER]))
+        if not cls.needs <= scorer.arrays.keys():
+            raise ModelDamaged(f"{files[SCORER].name} lacks what the scorer {info.name} needs; adapt again")
+        scorer.gallery = Gallery.load(files[INDEX])
+        return scorer
+
+
+def read_arrays(path: Path) -> Arrays:
+    """The arrays that a scorer learnt; raises ModelDamaged where ``path`` does not hold any."""
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except NOT_ARRAYS as error:
+        raise ModelDamaged(f"{path.name} does not hold arrays; adapt again") from error
+
+
+def cosine_or_euclidean(text: str, name: str) -> ScorerInfo | None:
+    """A scorer of that name by the cosine, or, with ``-euclidean`` behind it, by Euclidean distance."""
+    if text == name:
+        return ScorerInfo(name)
+    return ScorerInfo(name, DEFAULT_K, "euclidean") if text == f"{name}-euclidean" else None

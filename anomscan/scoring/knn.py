@@ -1,0 +1,34 @@
+"""Distance to the nearest normals."""
+
+from __future__ import annotations
+
+from anomscan.scoring.base import Rows, Scorer, cosine_or_euclidean, knn_score
+from anomscan.scoring.info import ScorerInfo
+from anomscan.types import Features, Outputs
+
+
+class Knn(Scorer):
+    """Sum of the distances to the k nearest normals (DN2; Mean-Shifted Contrastive, eq. 5).
+
+    By the cosine, or, as ``knn-euclidean``, by Euclidean distance of features as they are (PANDA, sec. 3).
+    """
+
+    name = "knn"
+    uses_neighbours = True
+
+    @classmethod
+    def parse(cls, text: str) -> ScorerInfo | None:
+        """``knn`` or ``knn-euclidean``."""
+        return cosine_or_euclidean(text, cls.name)
+
+    def learn(self, features: Features, seed: int) -> None:
+        """Nothing: the gallery is all there is."""
+
+    def score(self, outputs: Outputs, k: int) -> Features:
+        """See ``knn_score``."""
+        return knn_score(self.gallery.search(outputs.image, k)[0])
+
+    def score_and_nearest(self, outputs: Outputs, k: int) -> tuple[Features, Rows]:
+        """Both from the same neighbours."""
+        distances, neighbours = self.gallery.search(outputs.image, k)
+        return knn_score(distances), neighbours[:, 0]

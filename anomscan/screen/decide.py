@@ -1,0 +1,41 @@
+"""Call images anomalous."""
+
+from __future__ import annotations
+
+from anomscan.errors import CalibrationTooSmall
+from anomscan.screen.ranking import Ranking
+from anomscan.stats.calibration import Calibration, benjamini_hochberg
+from anomscan.stats.decision import UNDECIDED, Decision
+
+
+def check(decision: Decision, calibration: Calibration | None) -> None:
+    """Refuse, before any work, a decision that the model's calibration cannot make.
+
+    Raises:
+        CalibrationTooSmall: there is none, or one too small for the rate.
+    """
+    for rate, option in decision.rates:
+        if calibration is None:
+            raise CalibrationTooSmall(
+                f"{option} needs held-out normals and the model has none; index or adapt again, with "
+                "--holdout above 0, or run 'anomscan calibrate' with other normals"
+            )
+        calibration.require(rate, option)
+
+
+def decide(decision: Decision, ranking: Ranking, calibration: Calibration | None) -> float | None:
+    """Call images of ``ranking`` anomalous; without any decision none is called anything.
+
+    Returns:
+        The score that the decision comes to: above it, or for a threshold from it on, an image is anomalous.
+    """
+    if decision.threshold is not None:
+        ranking.mark(score=decision.threshold)
+        return decision.threshold
+    if calibration is None or decision == UNDECIDED:
+        return None
+    p_value = decision.fpr
+    if p_value is None:
+        p_value = benjamini_hochberg(*ranking.p_values(), decision.fdr or 0.0)
+    ranking.mark(p_value=p_value)
+    return calibration.limit(p_value)

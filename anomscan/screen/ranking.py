@@ -1,0 +1,170 @@
+"""The ranking: scored images, sorted on demand."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomscan.errors import OutputError
+from anomscan.files.storage import Identity
+from anomscan.images.find import Unreadable
+from anomscan.report.rows import COLUMNS, Row
+from anomscan.screen.screener import Scored
+
+_MOST = 2**62
+"""More rows than SQLite can count to are all of them."""
+_COLUMNS = ", ".join(COLUMNS[1:])
+"""All but the rank, which the order gives."""
+
+
+def _stored(value: object) -> object:
+    """A name may have bytes that are no text."""
+    return os.fsencode(value) if isinstance(value, str) else value
+
+
+def _row(rank: int | None, values: tuple[Any, ...]) -> Row:
+    cells: dict[str, Any] = dict(
+        zip(COLUMNS[1:], (os.fsdecode(v) if isinstance(v, bytes) else v for v in values), strict=True)
+    )
+    called = cells.pop("anomalous")
+    return Row(rank, anomalous=None if called is None else bool(called), **cells)
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    """Say in one sentence that the temporary folder is full."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise OutputError(f"cannot keep the ranking in the temporary folder: {error}") from error
+
+
+class Ranking:
+    """Scored images, sorted on demand; on disk, so that memory does not grow with their number.
+
+    The temporary database is gone when it is closed.
+    """
+
+    def __init__(self) -> None:
+        self._db = sqlite3.connect("")  # SQLite's private temporary file, deleted on close
+        self._run(f"CREATE TABLE row ({_COLUMNS})")
+        self._run("CREATE TABLE state (row INTEGER PRIMARY KEY, file, identity)")
+        self.unreadable = 0
+        self.scored = 0
+
+    def close(self) -> None:
+        """Give the disk space back."""
+        self._db.close()
+
+    def _run(self, sql: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        with _room():
+            return self._db.execute(sql, values)
+
+    def _many(self, sql: str, values: Iterable[Sequence[Any]]) -> None:
+        with _room():
+            self._db.executemany(sql, values)
+
+    @property
+    def total(self) -> int:
+        """Images added, readable or not."""
+        return self.scored + self.unreadable
+
+    def add(self, scored: Scored) -> None:
+        """Add images that were scored."""
+        first = self.total + 1
+        self._insert(Row.of(scored))
+        self._many(
+            "INSERT INTO state VALUES (?, ?, ?)",
+            (
+                (first + i, os.fsencode(image.file), json.dumps(image.identity.values))
+                for i, image in enumerate(scored.images)
+                if image.identity is not None
+            ),
+        )
+        self.scored += len(scored.images)
+
+    def add_unreadable(self, unreadable: Unreadable) -> None:
+        """Add an image that cannot be read, with the reason."""
+        self._insert([Row.of_unreadable(unreadable)])
+        self.unreadable += 1
+
+    def _insert(self, rows: Iterable[Row]) -> None:
+        self._many(
+            f"INSERT INTO row VALUES ({', '.join('?' * len(COLUMNS[1:]))})",  # noqa: S608 - only marks
+            ([_stored(value) for value in astuple(row)[1:]] for row in rows),
+        )
+
+    def mark(self, *, p_value: float | None = None, score: float | None = None) -> None:
+        """Call anomalous what has at most that p-value, or else at least that score."""
+        if p_value is not None:
+            self._run("UPDATE row SET anomalous = p_value <= ? WHERE error IS NULL", (p_value,))
+        else:
+            self._run("UPDATE row SET anomalous = score >= ? WHERE error IS NULL", (score,))
+
+    @property
+    def anomalous(self) -> int:
+        """How many images were called anomalous."""
+        return int(self._run("SELECT COUNT(*) FROM row WHERE anomalous").fetchone()[0])
+
+    def p_values(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """The distinct p-values, ascending, and how many images have each; at most one a held-out normal."""
+        found = self._run(
+            "SELECT p_value, COUNT(*) FROM row WHERE p_value IS NOT NULL GROUP BY p_value ORDER BY p_value"
+        ).fetchall()
+        return np.array([p for p, _ in found], np.float64), np.array([count for _, count in found], np.int64)
+
+    def quantile(self, share: float) -> float:
+        """The smallest score that this share of the scored images, in [0, 1], does not exceed."""
+        place = max(0, math.ceil(share * self.scored) - 1)
+        found = self._run(
+            "SELECT score FROM row WHERE error IS NULL ORDER BY score LIMIT 1 OFFSET ?", (place,)
+        )
+        return float(found.fetchone()[0])
+
+    def histogram(self, low: float, high: float, bins: int) -> list[int]:
+        """How many scores fall into each of ``bins`` equal parts of [low, high]; others into the ends."""
+        counts = [0] * bins
+        for place, count in self._run(
+            "SELECT CAST((score - ?) / ? * ? AS INTEGER) AS place, COUNT(*) FROM row WHERE error IS NULL "
+            "GROUP BY place",
+            (low, (high - low) or 1.0, bins),
+        ):
+            counts[min(max(place, 0), bins - 1)] += count
+        return counts
+
+    def rows(self, top: int | None = None) -> Iterator[Row]:
+        """The ``top`` most anomalous images (all by default), then every unreadable one.
+
+        Equal scores keep the order in which they were added.
+        """
+        ranked = self._run(
+            f"SELECT {_COLUMNS} FROM row WHERE error IS NULL ORDER BY score DESC, rowid LIMIT ?",  # noqa: S608
+            (-1 if top is None else min(top, _MOST),),
+        )
+        for rank, values in enumerate(ranked, start=1):
+            yield _row(rank, values)
+        for values in self._run(
+            f"SELECT {_COLUMNS} FROM row WHERE error IS NOT NULL ORDER BY rowid"  # noqa: S608
+        ):
+            yield _row(None, values)
+
+    def anomalous_files(self) -> Iterator[tuple[str, Identity]]:
+        """The files of the images called anomalous, each once, in the state in which they were scored.
+
+        The most anomalous first; a file that was given under two names, or has several pages, is one.
+        """
+        found = self._run(
+            "SELECT file, identity FROM row JOIN state ON row.rowid = state.row WHERE anomalous "
+            "GROUP BY identity ORDER BY MAX(score) DESC, MIN(row.rowid)"
+        )
+        for file, identity in found:
+            yield os.fsdecode(file), Identity(*json.loads(identity))

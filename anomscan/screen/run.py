@@ -1,0 +1,160 @@
+"""The one way to score a set of images: a job in, an outcome out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from time import monotonic
+from types import TracebackType
+
+import anomscan
+from anomscan.errors import NoImages
+from anomscan.images.decode import decode_all
+from anomscan.images.find import Found, Search, Unreadable
+from anomscan.model.model import Model
+from anomscan.pipeline import available_cores, counted
+from anomscan.report.evidence import MOST_UNREADABLE, Evidence
+from anomscan.report.summary import Summary
+from anomscan.screen.decide import check, decide
+from anomscan.screen.ranking import Ranking
+from anomscan.screen.remarks import RemarkCounts
+from anomscan.screen.sample import Sample
+from anomscan.screen.screener import Screener
+from anomscan.stats.calibration import Calibration
+from anomscan.stats.decision import UNDECIDED, Decision
+from anomscan.stats.drift import FEWEST, LARGEST_SAMPLE, drift
+from anomscan.text import now
+from anomscan.types import Preprocessing, Progress
+
+SHARES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """What to score, by which model, and what to call anomalous.
+
+    ``sources`` are read lazily: memory does not grow with their number. ``k`` None takes the model's
+    neighbours. ``threads`` decode; the model's extractor has its own. The rows do not depend on them. The
+    features of the ``keep`` most anomalous images are kept for a report. ``search`` is what finds the
+    sources, and counts what it passes over; ``max_pixels`` replaces the model's limit.
+    """
+
+    sources: Iterable[Found]
+    model: Model
+    decision: Decision = UNDECIDED
+    k: int | None = None
+    threads: int = field(default_factory=available_cores)
+    keep: int = 0
+    search: Search = field(default_factory=Search)
+    max_pixels: int | None = None
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How the images are read: as the normals were, but for the limit."""
+        own = self.model.manifest.preprocessing
+        if self.max_pixels is None:
+            return own
+        return replace(own, reading=replace(own.reading, max_pixels=self.max_pixels))
+
+
+class Outcome:
+    """What a job came to; a context manager, since the ranking lives in a temporary file.
+
+    ``ranking`` has a row for every source; ``sample`` features of a few; ``calibration`` is where p-values
+    come from; ``limit`` the score that the decision comes to; ``seconds`` how long it took.
+    """
+
+    def __init__(self, job: ScoreJob) -> None:
+        self.job = job
+        self.ranking = Ranking()
+        self.sample = Sample(job.keep)
+        self.remarks = RemarkCounts()
+        self.calibration: Calibration | None = None
+        self.limit: float | None = None
+        self.seconds = 0.0
+
+    def __enter__(self) -> Outcome:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.ranking.close()
+
+    def summary(self) -> Summary:
+        """The whole in a few numbers; drift is tested here."""
+        ranking, decision, calibration = self.ranking, self.job.decision, self.calibration
+        moved = None
+        scores, features = self.sample.others()
+        if calibration is not None and ranking.scored >= FEWEST and len(scores):
+            moved = drift(calibration, self.job.model.gallery.some(LARGEST_SAMPLE), features, scores)
+        return Summary(
+            anomscan=anomscan.__version__,
+            model=self.job.model.manifest.id,
+            created=now(),
+            images=ranking.total,
+            unreadable=ranking.unreadable,
+            anomalous=None if decision == UNDECIDED else ranking.anomalous,
+            decision=decision,
+            limit=self.limit,
+            held_out=calibration.groups if calibration else 0,
+            quantiles={f"{share:g}": ranking.quantile(share) for share in SHARES} if ranking.scored else {},
+            drift=moved,
+            seconds=round(self.seconds, 3),
+            images_per_second=round(ranking.total / self.seconds, 2),
+            not_looked_at=dict(self.job.search.other_files),
+            passed_over=dict(self.job.search.passed_over),
+            remarks=dict(self.remarks.counts),
+            notes=[*self.remarks.messages(), *self.job.search.messages()],
+        )
+
+    def evidence(self, top: int, summary: Summary) -> Evidence:
+        """What the report shows of the ``top`` most anomalous images, at most ``job.keep``."""
+        rows = (row for row in self.ranking.rows(top) if row.rank is not None)
+        return Evidence(
+            rows=list(islice(rows, top)),
+            unreadable=list(islice(self.ranking.rows(0), MOST_UNREADABLE)),
+            features=self.sample.features(),
+            histogram=self.ranking.histogram,
+            summary=summary,
+            model=self.job.model,
+            calibration=self.calibration,
+        )
+
+
+def run(job: ScoreJob, progress: Progress) -> Outcome:
+    """Score every source of the job and decide; the caller closes the outcome.
+
+    Raises:
+        CalibrationTooSmall: the model cannot make the decision; before any work.
+        GalleryTooSmall, UsageError: see ``Screener``.
+        NoImages: there are no sources, not even such as are too young yet.
+    """
+    check(job.decision, job.model.calibration)
+    began = monotonic()
+    screener = Screener(job.model, job.k)
+    outcome = Outcome(job)
+    try:
+        _fill(outcome, screener, progress)
+        outcome.calibration = screener.calibration
+        outcome.limit = decide(job.decision, outcome.ranking, screener.calibration)
+        outcome.seconds = monotonic() - began
+    except BaseException:
+        outcome.ranking.close()
+        raise
+    return outcome
+
+
+def _fill(outcome: Outcome, screener: Screener, progress: Progress) -> None:
+    job, ranking = outcome.job, outcome.ranking
+    images = decode_all(job.sources, job.preprocessing, job.threads)
+    for scored in screener.stream(counted("scoring", images, None, progress)):
+        if isinstance(scored, Unreadable):
+            ranking.add_unreadable(scored)
+        else:
+            ranking.add(scored)
+            outcome.sample.add(scored)
+            outcome.remarks.add(scored)
+    if not ranking.total and not job.search.passed_over["young"]:
+        raise NoImages(f"no images to score: {job.search.why_nothing()}")

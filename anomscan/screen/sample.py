@@ -1,0 +1,78 @@
+"""A few of the images of a run, however many there are: what drift and the report look at."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomscan.screen.screener import Scored
+from anomscan.stats.drift import LARGEST_SAMPLE
+from anomscan.text import plain_path
+from anomscan.types import Features
+
+
+@dataclass(frozen=True)
+class _Image:
+    path: str
+    score: float
+    feature: Features
+
+
+class Sample:
+    """Features of the ``top`` most anomalous images, and of others: few, of however many.
+
+    The others are none of the model's normals. They are drawn by a hash of their paths, so that it does not
+    matter in which order, or on which machine, images are scored.
+    """
+
+    def __init__(self, top: int = 0) -> None:
+        self._top = _Largest(top)
+        self._others = _Largest(LARGEST_SAMPLE)
+
+    def add(self, scored: Scored) -> None:
+        """Keep those that belong here."""
+        for image, score, feature, known in zip(
+            scored.images, scored.scores, scored.outputs.image, scored.known, strict=True
+        ):
+            path, value = plain_path(image.path), float(score)
+            self._top.offer(value, path, value, feature)
+            if not known:
+                digest = hashlib.blake2b(os.fsencode(path), digest_size=8).digest()
+                self._others.offer(int.from_bytes(digest), path, value, feature)
+
+    def features(self) -> dict[str, Features]:
+        """All features by path, as ``Ranking`` writes it."""
+        return {image.path: image.feature for image in (*self._top, *self._others)}
+
+    def others(self) -> tuple[NDArray[np.float64], Features]:
+        """Scores, (n,), and features, (n, D), of the others; a path counts once."""
+        images = {image.path: image for image in self._others}.values()
+        return np.array([image.score for image in images]), np.array([image.feature for image in images])
+
+
+class _Largest:
+    """The images with the largest keys, the largest first; of equal ones those that came first."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._added = 0
+        self._heap: list[tuple[float, int, _Image]] = []
+
+    def offer(self, key: float, path: str, score: float, feature: Features) -> None:
+        self._added += 1
+        if len(self._heap) == self._count:
+            if not self._heap or key <= self._heap[0][0]:
+                return
+            heapq.heapreplace(self._heap, (key, -self._added, _Image(path, score, feature.copy())))
+        else:
+            heapq.heappush(self._heap, (key, -self._added, _Image(path, score, feature.copy())))
+
+    def __iter__(self) -> Iterator[_Image]:
+        heap = sorted(self._heap, key=lambda entry: entry[:2], reverse=True)
+        return (image for _, _, image in heap)

@@ -1,0 +1,163 @@
+"""From scores to p-values, by normal images that neither the training nor the gallery has seen.
+
+The held-out normals are scored like any incoming image. A new normal is as likely to rank anywhere among them
+as they are among each other, whatever the network: so the share of them that score as high is a p-value with
+a finite-sample guarantee (split conformal; Vovk et al. 2005; Bates et al. 2023, "Testing for outliers with
+conformal p-values").
+
+Images of one session, lot or day are alike, so that it is not images but whole groups that are exchangeable.
+Then the groups are what is counted, each with the same weight (Lee, Barber and Willett 2023,
+"Distribution-free inference with hierarchical data"; Dunn, Wasserman and Ramdas 2022). Without a rule
+every image is a group of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomscan.errors import CalibrationTooSmall, ModelDamaged
+from anomscan.scoring.base import read_arrays
+from anomscan.scoring.gallery import Gallery
+from anomscan.types import Features
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+CALIBRATION = "calibration"
+"""Role of its file."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The held-out normals: n images in G groups.
+
+    Args:
+        features: (n, D) float32.
+        scores: (n,) float32, by the scorer and the gallery that score incoming images.
+        names: the group of each.
+        paths: where each was.
+    """
+
+    features: Features
+    scores: Features
+    names: list[str]
+    paths: list[str]
+
+    @cached_property
+    def groups(self) -> int:
+        """G, how many groups; without a rule, how many images."""
+        return len(set(self.names))
+
+    @cached_property
+    def _order(self) -> NDArray[np.intp]:
+        return np.argsort(self.scores)
+
+    @cached_property
+    def _above(self) -> Floats:
+        """(n + 1,): the weight from each place of the ascending scores on; all weights sum to G."""
+        _, group, sizes = np.unique(self.names, return_inverse=True, return_counts=True)
+        weights = (1 / sizes[group])[self._order]
+        return np.append(weights[::-1].cumsum()[::-1].round(9), 0.0)  # else whole numbers are missed narrowly
+
+    @cached_property
+    def _gallery(self) -> Gallery:
+        return Gallery.build(self.features, "euclidean")
+
+    def p_values(self, scores: Features) -> Floats:
+        """(1 + weight of the held-out normals that score as high) / (G + 1).
+
+        Ties count against an anomaly. Where every image is a group this is (1 + #{calibration >= score}) /
+        (n + 1). A new normal of a new group has a p-value of at most A with a probability of at most A.
+
+        Args:
+            scores: (m,) float32.
+
+        Returns:
+            (m,) float64 in [1 / (G + 1), 1].
+        """
+        places = np.searchsorted(self.scores[self._order], scores, side="left")
+        return np.asarray((1 + self._above[places]) / (self.groups + 1))
+
+    def holds(self, features: Features) -> NDArray[np.bool_]:
+        """Which of (m, D) features are those of a held-out normal, up to rounding."""
+        return self._gallery.holds(features, self._gallery.search(features, 1)[1][:, 0])
+
+    def limit(self, p_value: float) -> float:
+        """The largest held-out score whose p-value is larger: scores above it have ``p_value`` at most."""
+        scores = self.scores[self.p_values(self.scores) > p_value]
+        return float(scores.max(initial=-math.inf))
+
+    def require(self, rate: float, option: str) -> None:
+        """Refuse a rate that no p-value can reach.
+
+        Raises:
+            CalibrationTooSmall: ``rate`` is below 1 / (G + 1); the message says how many are needed.
+        """
+        if rate < 1 / (self.groups + 1):
+            what = "normals" if self.groups == len(self.paths) else "groups of normals"
+            smallest = math.ceil(1e4 / (self.groups + 1)) / 1e4
+            raise CalibrationTooSmall(
+                f"{option} {rate:g} needs {math.ceil(1 / rate - 1e-9) - 1} held-out {what} and the model has "
+                f"{self.groups}, enough for {option} {smallest:g}; hold out more with --holdout, or name "
+                "more to 'anomscan calibrate'"
+            )
+
+    def without(self, paths: set[str]) -> Calibration | None:
+        """The same without some images; None if none is left."""
+        kept = [i for i, path in enumerate(self.paths) if path not in paths]
+        if not kept:
+            return None
+        names, there = [self.names[i] for i in kept], [self.paths[i] for i in kept]
+        return Calibration(self.features[kept], self.scores[kept], names, there)
+
+    def rescored(self, scores: Features) -> Calibration:
+        """The same images with other scores, (n,) float32."""
+        return replace(self, scores=scores)
+
+    def save(self, folder: Path) -> dict[str, Path]:
+        """Write it into ``folder``, with texts in ASCII, so that names of any bytes come back exactly."""
+        file = folder / "calibration.npz"
+        texts = json.dumps([self.names, self.paths]).encode("ascii")
+        np.savez(file, features=self.features, scores=self.scores, texts=np.frombuffer(texts, np.uint8))
+        return {CALIBRATION: file}
+
+    @classmethod
+    def load(cls, path: Path) -> Calibration:
+        """Read it back; nothing in the file is executed. Raises ModelDamaged where it is not one."""
+        arrays = read_arrays(path)
+        try:
+            names, paths = json.loads(arrays["texts"].tobytes())
+            return cls(arrays["features"], arrays["scores"], names, paths)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ModelDamaged(f"{path.name} does not hold held-out normals; adapt again") from error
+
+
+def fewest_discoveries(rate: float, images: int, groups: int) -> int:
+    """How many images must exceed all held-out normals for ``benjamini_hochberg`` to call any of them."""
+    return math.ceil(images / (rate * (groups + 1)) - 1e-9)
+
+
+def benjamini_hochberg(p_values: Floats, counts: Counts, rate: float) -> float:
+    """The largest p-value to call anomalous so that at most ``rate`` of those called are normal, on average.
+
+    Conformal p-values of one calibration depend on each other positively, which the procedure allows
+    (Benjamini and Hochberg 1995; Bates et al. 2023).
+
+    Args:
+        p_values: (d,) distinct p-values of the batch, ascending.
+        counts: (d,) images with each of them.
+        rate: the false discovery rate, in (0, 1).
+
+    Returns:
+        A p-value of the batch, or 0 where nothing can be called anomalous.
+    """
+    called = counts.cumsum()
+    passing = p_values[p_values <= rate * called / called[-1:]]
+    return float(passing.max(initial=0.0))

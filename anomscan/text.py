@@ -1,0 +1,22 @@
+"""Names and times as text."""
+
+from __future__ import annotations
+
+import datetime
+import os
+
+
+def printable(path: str) -> str:
+    """``path`` for a message: bytes that are not UTF-8 and control characters are escaped."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def plain_path(path: str) -> str:
+    """``path``, with ``./`` before a first character that a spreadsheet would take for a formula."""
+    return "./" + path if path.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else path
+
+
+def now() -> str:
+    """The time of day, for the record."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

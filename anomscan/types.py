@@ -1,0 +1,96 @@
+"""The values that every floor passes on: arrays with named shapes, progress, preprocessing.
+
+A place that a user names (an image, a folder, a model, an output) is a ``str`` on every floor, as it may one
+day be a URL. A ``pathlib.Path`` is a local scratch file, or one of the model folder that a library reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from typing import Self
+
+Pixels = NDArray[np.uint8]
+Features = NDArray[np.float32]
+Arrays = dict[str, Features]
+
+Metric = Literal["cosine", "euclidean"]
+
+Progress = Callable[[str, int, int | None, str], None]
+"""Called as work advances: what is being done, how much is done, of how much if known, a remark."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a graph gives for n images, by the names of its outputs.
+
+    ``image`` is (n, D) float32, one feature vector an image; of the frozen trunk of a backbone its
+    activations, (n, ...). ``patches`` is (n, rows, columns, C) float32, one vector a place, or None where the
+    graph has none.
+    """
+
+    image: Features
+    patches: Features | None = None
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Outputs]) -> Self:
+        """The images of all ``parts``, one behind the other; at least one part."""
+        patches = [part.patches for part in parts if part.patches is not None]
+        return cls(
+            np.concatenate([part.image for part in parts]), np.concatenate(patches) if patches else None
+        )
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The values that become 0 and 255, of pixels with more than 8 bits; what lies outside is clipped."""
+
+    low: float
+    high: float
+
+
+FULL_16_BITS = Levels(0.0, 65535.0)
+
+
+MAX_PIXELS = 500_000_000
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file becomes an image of 8 bits; decided once, from the normals.
+
+    ``levels`` is the range of pixels with more than 8 bits, None where all normals had 8; the default is what
+    versions before 0.2 did, who knew none of signed pixels, of 32 bits and of floats: it is theirs too only
+    ``beyond_16_bits``. ``constant_tail`` says that the last rows of a normal may be all of one value, so
+    that such rows do not show a file that is cut off. Images of more than ``max_pixels`` are refused.
+    """
+
+    levels: Levels | None = FULL_16_BITS
+    beyond_16_bits: bool = False
+    constant_tail: bool = True
+    max_pixels: int = MAX_PIXELS
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a decoded image becomes the graph's input; recorded, never guessed from data.
+
+    The whole image is squashed to ``height`` x ``width`` pixels with Pillow's ``resample`` filter.
+    ``mean`` and ``std`` (of RGB in [0, 1]) are applied inside the graph and stand here for the record.
+    """
+
+    height: int
+    width: int
+    resample: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    reading: Reading = field(default_factory=Reading)

@@ -1,0 +1,80 @@
+"""Whether two versions of anomscan give byte-identical rows, from model to CSV.
+
+    python benchmarks/same_rows.py REVISION
+
+builds models of ``sample_data`` by four methods with the code of REVISION and with this checkout, in the same
+environment, and compares three ways of scoring ``sample_data/incoming``: old model and old code, old model
+and this code, this model and this code; with ``--fpr``, as CSV and as JSON lines, exit codes included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent.parent
+MODELS = {
+    "none": ["adapt", "--method", "none", "--scorer", "knn"],
+    "stages": ["adapt", "--method", "stages", "--scorer", "knn"],
+    "panda-ses": ["adapt", "--method", "panda-ses", "--steps", "10"],
+    "mahalanobis": ["index", "--scorer", "mahalanobis"],
+}
+
+
+def anomscan(code: Path, *arguments: str | Path) -> int:
+    """Run the command line of the checkout ``code`` on the sample data of this one; returns its exit code."""
+    environment = {**os.environ, "PYTHONPATH": str(code)}
+    return subprocess.run(
+        [sys.executable, "-m", "anomscan", *arguments],
+        env=environment,
+        cwd=HERE,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    ).returncode
+
+
+def rows(code: Path, model: Path, form: str, folder: Path) -> tuple[int, bytes]:
+    """Exit code and bytes of the rows of the incoming samples."""
+    out = folder / "rows"
+    out.unlink(missing_ok=True)
+    arguments = ("score", "sample_data/incoming", "--model", model, "--fpr", "0.1", "--format", form)
+    return anomscan(code, *arguments, "-o", out), out.read_bytes()
+
+
+def main() -> None:
+    """Compare; exits with 1 where anything differs."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("revision", help="a commit of this repository, such as HEAD~1")
+    parser.add_argument("--size", default="96", help="side of the network's input in pixels [96]")
+    arguments = parser.parse_args()
+    differences = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, old = Path(scratch), Path(scratch, "old")
+        subprocess.run(["git", "clone", "--quiet", HERE, old], check=True)
+        subprocess.run(["git", "checkout", "--quiet", arguments.revision], cwd=old, check=True)
+        for name, (verb, *options) in MODELS.items():
+            models = {code: folder / f"{name}-{number}" for number, code in enumerate((old, HERE))}
+            for code, model in models.items():
+                anomscan(
+                    code, verb, "sample_data/normal", "--model", model, "--size", arguments.size, *options
+                )
+            for form in ("csv", "jsonl"):
+                before = rows(old, models[old], form, folder)
+                for what, now in (
+                    ("old model, this code", rows(HERE, models[old], form, folder)),
+                    ("this model, this code", rows(HERE, models[HERE], form, folder)),
+                ):
+                    same = now == before
+                    differences += not same
+                    print(f"{name}, {form}, {what}: {'same' if same else 'DIFFERENT'}", flush=True)
+    sys.exit(1 if differences else 0)
+
+
+if __name__ == "__main__":
+    main()

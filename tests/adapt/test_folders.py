@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anomscan.adapt.folders import classes_of, counted, decoded, find_others, set_aside
+from anomscan.adapt.options import AdaptOptions
+from anomscan.adapt.presets import PRESETS
+from anomscan.errors import InputError, NoImages, UsageError
+from anomscan.images.decode import Decoded
+from anomscan.images.find import Found, Source, Unreadable
+from anomscan.types import Preprocessing
+
+SOURCES: list[Found] = [Source(f"{i}.png") for i in range(50)]
+
+
+def found(name: str, **folders: str) -> dict[str, list[Found]]:
+    return find_others(PRESETS[name], AdaptOptions(name, **folders))
+
+
+def test_further_folders_come_by_their_options(others: Path) -> None:
+    assert found("panda-es") == {}
+    assert found("panda-ewc") == {}
+    assert len(found("panda-ewc", reference=str(others))["reference"]) == 12
+    assert len(found("adib", outliers=str(others))["outliers"]) == 12
+    assert len(found("joint", reference=str(others))["reference"]) == 12
+
+
+def test_a_further_folder_must_hold_images(tmp_path: Path, others: Path) -> None:
+    with pytest.raises(NoImages, match="no images in"):
+        found("adib", outliers=str(tmp_path))
+    with pytest.raises(InputError, match="No such file"):
+        found("adib", outliers=str(tmp_path / "nowhere"))
+    assert len(found("panda-ewc", reference=str(others / "noise"))["reference"]) == 6, "needs no classes"
+    with pytest.raises(UsageError, match="needs a subfolder of reference images for each"):
+        found("joint", reference=str(others / "noise"))
+
+
+def test_the_top_folder_is_the_class() -> None:
+    paths = ["r/b/x.png", "r/a/deep/y.png", "r/z.png", "r/b/w.png"]
+    assert classes_of("r", [Source(path) for path in paths]) == {
+        "r/b/x.png": 1,
+        "r/a/deep/y.png": 0,
+        "r/b/w.png": 1,
+    }
+
+
+def test_a_share_is_set_aside_by_the_seed() -> None:
+    trained, held_out = set_aside(SOURCES, 0.2, seed=0)
+    assert (len(trained), len(held_out)) == (40, 10)
+    assert sorted([*trained, *held_out], key=SOURCES.index) == SOURCES
+    assert set_aside(SOURCES, 0.2, seed=0) == (trained, held_out) != set_aside(SOURCES, 0.2, seed=1)
+    assert set_aside(SOURCES, 0, seed=0) == (SOURCES, [])
+
+
+def test_images_are_decoded_in_order_and_counted_once_used(normal_folder: Path) -> None:
+    preprocessing = Preprocessing(8, 8, "bicubic", (0.5,) * 3, (0.5,) * 3)
+    sources = [Source(str(normal_folder / "01.png")), Unreadable("x", "broken")]
+    seen: list[tuple[str, int, int | None, str]] = []
+    images = counted("looking", decoded(sources, preprocessing), 2, lambda *step: seen.append(step))
+    first = next(images)
+    assert isinstance(first, Decoded)
+    assert (first.pixels.shape, first.pixels.dtype) == ((8, 8, 3), np.uint8)
+    assert seen == []
+    assert list(images) == [sources[1]]
+    assert seen == [("looking", 1, 2, ""), ("looking", 2, 2, "")]

@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from torch import Tensor, nn
+
+from anomscan.adapt import label_free
+from anomscan.adapt.activations import ActivationCache
+from anomscan.adapt.label_free import LabelFree
+from anomscan.adapt.make import check, make_network
+from anomscan.adapt.objectives import Objective
+from anomscan.adapt.options import AdaptOptions, BackboneChoice
+from anomscan.adapt.parts import OUTLIERS
+from anomscan.adapt.presets import PRESETS, Preset, find_preset
+from anomscan.adapt.regularizers import Penalty, Regularizer, trained
+from anomscan.adapt.stopping import Stopping, Training, Watch
+from anomscan.adapt.trainables import LastStage, LastStages
+from anomscan.adapt.views import View
+from anomscan.errors import InputError, UsageError
+from anomscan.images.find import Source, find_images
+from anomscan.network.extractor import Extractor
+from anomscan.network.network import EXTRACTOR, WEIGHTS, Network
+from anomscan.scoring.registry import asked_scorer
+from anomscan.types import Arrays, Features
+from tests.conftest import REPOSITORY, draw, silent
+
+PIXELS = np.stack([np.asarray(draw(seed, side=64)) for seed in range(5)])
+Make = Callable[..., Network]
+
+
+@pytest.fixture(scope="module")
+def make(small: BackboneChoice, normal_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Make a network of the small backbone, as the floor above does; the same twice only once."""
+    made: dict[object, Network] = {}
+
+    def call(method: str, **given: Any) -> Network:
+        options = AdaptOptions(method, small, **given)
+        preset = find_preset(method)
+        if (preset, options) not in made:
+            scorer = asked_scorer(options.scorer, preset.scorer, preset.learns, method)
+            check(options)
+            scratch = tmp_path_factory.mktemp("scratch")
+            sources = find_images(str(normal_folder))
+            made[preset, options] = make_network(sources, options, scorer, scratch, silent)
+        return made[preset, options]
+
+    return call
+
+
+class Eager(LabelFree):
+    """Is content with the few normals of these tests."""
+
+    fewest = 10
+
+
+def features(network: Network) -> Features:
+    return Extractor(network.files[EXTRACTOR], 1).run(PIXELS).image
+
+
+def weights(network: Network) -> dict[str, Any]:
+    return load_file(network.files[WEIGHTS])
+
+
+@pytest.mark.parametrize("method", PRESETS)
+def test_every_preset_makes_a_network_and_trains_what_it_says(
+    make: Make, small: BackboneChoice, others: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    if method == "auto":
+        monkeypatch.setitem(PRESETS, method, replace(PRESETS[method], stopping=Eager()))
+    preset = PRESETS[method]
+    given: dict[str, Any] = {need.option: str(others) for need in preset.needs if need.required}
+    network = make(method, **given, **({"steps": 2} if preset.trains else {}))
+    told = network.method
+    assert (told.preset, told.steps) == (method, 2 if preset.trains else 0)
+    assert told.settings == ({**vars(preset.optimisation), "steps": 2} if preset.trains else {})
+    assert (told.final_loss is None) == (not preset.trains)
+    assert network.learnt.keys() == preset.learns
+    assert network.backbone.name == "resnet10t"
+    assert set(network.files) == {EXTRACTOR, WEIGHTS}
+    lengths = np.linalg.norm(features(network), axis=1)
+    if preset.scorer == "knn":
+        np.testing.assert_allclose(lengths, 1, atol=1e-5)
+    start, end = load_file(str(small.weights)), weights(network)
+    changed = [key for key in end if key not in start or (end[key] != start[key]).any()]
+    assert bool(changed) == preset.trains or method == "auto", "which may keep the unadapted features"
+    if isinstance(preset.trainable, LastStage):
+        assert all(key.startswith("layer4") for key in changed)
+    if isinstance(preset.trainable, LastStages):
+        assert all(key.startswith(("layer3", "layer4")) for key in changed)
+    assert not any("running" in key for key in changed), "batch norm keeps the pretrained statistics"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            {"method": "panda-oe"},
+            "panda-oe learns from a further folder of images: name it with --outliers DIR",
+        ),
+        ({"method": "joint"}, "name it with --reference DIR"),
+        ({"method": "joint", "reference": "NORMALS"}, "needs a subfolder of reference images for each"),
+        ({"method": "msc", "outliers": "OTHERS"}, "msc does not use --outliers"),
+        ({"method": "adib", "reference": "OTHERS", "outliers": "OTHERS"}, "adib does not use --reference"),
+        ({"method": "msc", "scorer": "logit"}, "msc does not learn what the scorer logit needs"),
+        ({"method": "panda-ses", "scorer": "knn"}, "panda-ses scores sample-wise"),
+        ({"method": "none", "scorer": "best"}, "no scorer called 'best'"),
+        ({"method": "none", "steps": 5}, "none does not train; leave --steps and --time-budget out"),
+        ({"method": "stages", "time_budget": 5}, "stages does not train; leave --steps and --time-budget"),
+        ({"method": "stages", "scorer": "mean-euclidean"}, "stages gives normalised features"),
+        ({"method": "auto", "scorer": "mean-euclidean"}, "auto gives normalised features"),
+    ],
+)
+def test_parts_that_do_not_fit_together(
+    make: Make, normal_folder: Path, others: Path, options: dict[str, Any], sentence: str
+) -> None:
+    folders = {"NORMALS": str(normal_folder), "OTHERS": str(others)}
+    named = {name: folders.get(value, value) for name, value in options.items()}
+    with pytest.raises(UsageError, match=re.escape(sentence)):
+        make(**named)
+
+
+def test_the_metric_decides_the_length_of_features(make: Make) -> None:
+    scaled, plain = (features(make("none", scorer=scorer)) for scorer in ("knn", "knn-euclidean"))
+    lengths = np.linalg.norm(plain, axis=1, keepdims=True)
+    assert np.abs(lengths - 1).max() > 0.1
+    np.testing.assert_allclose(plain / lengths, scaled, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["none", "stages", "panda-es"])
+def test_nothing_readable(small: BackboneChoice, tmp_path: Path, method: str) -> None:
+    (tmp_path / "x.png").write_bytes(b"broken")
+    scorer = asked_scorer(None, "knn", (), method)
+    with pytest.raises(InputError, match=r"none of the (1 )?normal images can be read"):
+        make_network([Source(str(tmp_path / "x.png"))], AdaptOptions(method, small), scorer, tmp_path, silent)
+
+
+def test_too_few_normals_to_hold_some_out_are_not_adapted_to(make: Make) -> None:
+    method = make("auto").method
+    assert method.steps == 0
+    assert method.selection is not None
+    assert method.selection["reason"].startswith("kept the unadapted features: 20 normals are too few")
+    assert "alignment" in method.selection["readout"]
+
+
+def test_consolidation_takes_a_reference_folder(make: Make, others: Path) -> None:
+    alone = make("panda-ewc", steps=2)
+    referred = make("panda-ewc", steps=2, reference=str(others))
+    assert np.abs(features(alone) - features(referred)).max() > 0
+
+
+def test_auto_reads_the_stages_of_what_it_chose(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "auto", replace(PRESETS["auto"], stopping=Eager()))
+    monkeypatch.setattr(label_free, "MARGIN", 101.0)
+    frozen, auto = make("stages"), make("auto", steps=2)
+    assert auto.method.selection is not None
+    assert frozen.method.selection is not None
+    assert auto.method.selection["readout"] == frozen.method.selection["readout"]
+    assert {"chosen_step", "curve"} <= auto.method.selection.keys()
+    assert auto.method.selection["chosen_step"] == 0
+    np.testing.assert_allclose(features(auto), features(frozen), atol=1e-6)
+
+
+class TowardsOutliers(Objective):
+    """A new objective: it pulls at one direction, learns its own layer and leaves it to the scorer."""
+
+    needs = OUTLIERS
+    learns = frozenset(("direction",))
+
+    def describe(self) -> str:
+        return "towards outliers"
+
+    def prepare(self, features: Tensor, classes: int) -> None:
+        self.direction = nn.Parameter(torch.ones(features.shape[1]))
+
+    def forward(self, normal: Tensor, other: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+        assert other is not None
+        loss: Tensor = (normal @ self.direction).square().mean() - (other @ self.direction).mean()
+        return loss
+
+    def state(self) -> Arrays:
+        return {"direction": self.direction.detach().cpu().numpy()}
+
+
+@dataclass(frozen=True)
+class Stiff(Regularizer):
+    """A new regularizer: it allows nothing."""
+
+    strength: float
+
+    def describe(self) -> str:
+        return "stiff"
+
+    def hold(
+        self, tail: nn.Module, classifier: nn.Module | None, images: ActivationCache, seed: int
+    ) -> Penalty:
+        parameters = trained(tail)
+        return Penalty(parameters, [self.strength] * len(parameters))
+
+
+@dataclass(frozen=True)
+class Second(Stopping):
+    """A new stopping rule: it looks at normals that it holds out, and ends after the second step."""
+
+    holds_out = 0.25
+    learns = frozenset(("held_out",))
+
+    def describe(self) -> str:
+        return "two steps"
+
+    def views(self, seed: int) -> list[View]:
+        return [lambda pixels: 255 - pixels]
+
+    def watch(self, training: Training) -> Watch:
+        return Looking(training)
+
+
+class Looking(Watch):
+    def __init__(self, training: Training) -> None:
+        assert training.held_out is not None
+        self.held_out, self.last = training.held_out, 0
+
+    def after_step(self, step: int) -> bool:
+        self.last = step
+        return step < 2
+
+    def state(self) -> Arrays:
+        return {"held_out": np.array([len(self.held_out), self.held_out.views], np.float32)}
+
+    def record(self) -> dict[str, Any]:
+        return {"reason": f"two steps are enough, and there were {self.last}"}
+
+
+def test_new_parts_are_a_class_and_a_line_of_a_preset(
+    make: Make, others: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimisation = PRESETS["adib"].optimisation
+    free = Preset(TowardsOutliers(), optimisation, stopping=Second())
+    monkeypatch.setitem(PRESETS, "new", free)
+    monkeypatch.setitem(PRESETS, "held", replace(free, regularizer=Stiff(30.0)))
+    assert PRESETS["new"].learns == {"direction", "held_out"}
+    with pytest.raises(UsageError, match="new learns from a further folder of images"):
+        make("new")
+    start, new, held = make("none"), *(make(name, outliers=str(others)) for name in ("new", "held"))
+    assert new.method.steps == 2
+    assert new.method.selection == {"reason": "two steps are enough, and there were 2"}
+    assert new.learnt["held_out"].tolist() == [5, 2]
+    assert new.learnt["direction"].shape == (512,)
+    moved = [
+        sum(float(np.square(value - weights(start)[name]).sum()) for name, value in weights(made).items())
+        for made in (new, held)
+    ]
+    assert 0 < moved[1] < moved[0]
+
+
+def test_the_options_load_no_heavy_library() -> None:
+    heavy = {"torch", "timm", "faiss", "onnxruntime", "PIL"}
+    program = f"import sys, anomscan.adapt.options; print({heavy} & set(sys.modules))"
+    printed = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, check=True, text=True
+    )
+    assert printed.stdout == "set()\n"

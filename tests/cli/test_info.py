@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Run, fake_model
+
+
+def test_info_shows_and_prints_the_manifest(run: Run, model_folder: Path) -> None:
+    table = run("info", "--model", model_folder).stdout.decode()
+    assert "fake (tests), 192 features" in table
+    assert "20 images" in table
+    assert "none: there are no p-values" in table
+    printed = run("info", "--json", "--model", model_folder).stdout
+    assert json.loads(printed) == json.loads((model_folder / "model.json").read_text())
+    assert json.loads(printed)["data"]["images"] == 20
+
+
+@pytest.mark.parametrize(
+    ("scorer", "line"),
+    [
+        ("knn", "knn, k = 2, cosine distance"),
+        ("knn-euclidean", "knn, k = 2, euclidean distance"),
+        ("kmeans:3", "kmeans, 3 centroids, k = 2, cosine distance"),
+        ("mean", "mean, cosine distance"),
+        ("mahalanobis", "mahalanobis, cosine distance"),
+    ],
+)
+def test_the_scorer_describes_itself(
+    run: Run, normal_folder: Path, tmp_path: Path, scorer: str, line: str
+) -> None:
+    fake_model(normal_folder, tmp_path / "m", 0.5, scorer=scorer)
+    done = run("info", "--model", "m")
+    assert done.returncode == 0
+    shown = {line.split("  ")[0]: " ".join(line.split()[1:]) for line in done.stdout.decode().splitlines()}
+    assert shown["scorer"] == line
+
+
+def test_what_is_damaged_is_one_sentence(run: Run, model_folder: Path, tmp_path: Path) -> None:
+    tampered = Path(shutil.copytree(model_folder, tmp_path / "tampered"))
+    with open(next(tampered.glob("index-*")), "ab") as file:
+        file.write(b"!")
+    done = run("info", "--model", "tampered")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"checksum differs" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+    done = run("info")
+    assert (done.returncode, b"no model in anomscan-model" in done.stderr) == (1, True)

@@ -1,0 +1,35 @@
+"""Exports of networks that are alike, done once: most of a run on a small network is torch's exporter."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anomscan.adapt import adaptation, make, stage_readout
+from anomscan.adapt.onnx_export import FromPixels, write_onnx
+
+
+@contextmanager
+def remembered(kept: Path) -> Iterator[None]:
+    """Let ``adapt/`` export into ``kept``, and copy from there what has the same modules and weights."""
+
+    def write(module: FromPixels, path: Path, *about: Any, **further: Any) -> None:
+        key = hashlib.sha256(repr((module, about, further)).encode())
+        for name, value in module.state_dict().items():
+            key.update(name.encode())
+            key.update(value.numpy().tobytes())
+        file = kept / key.hexdigest()
+        if not file.exists():
+            write_onnx(module, file, *about, **further)
+        shutil.copyfile(file, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for user in (adaptation, make, stage_readout):
+            patch.setattr(user, "write_onnx", write)
+        yield

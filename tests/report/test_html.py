@@ -1,0 +1,205 @@
+"""The page as a person uses it: in Chromium, without a window."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anomscan.files.atomic import sha256
+from anomscan.images.find import find
+from anomscan.model.model import read_model
+from anomscan.report.html import write_report
+from anomscan.screen.run import Outcome, ScoreJob, run
+from anomscan.stats.decision import UNDECIDED, Decision
+from tests.browser import BINARY, Browser
+from tests.conftest import draw, draw_odd, silent
+from tests.fakes import scored
+
+HOSTILE = "<img src=x onerror=alert(1)>.png"
+ENDING = "<"  # a folder of this name and a file "script>..." make a path with "</script>" in it
+NAMES = [*(f"{i}.png" for i in range(8)), HOSTILE, "script><script>alert(2)<.png"]
+FILTER = "const f = document.getElementById('filter');"
+INPUT = "f.dispatchEvent(new Event('input'))"
+CHANGE = "s.dispatchEvent(new Event('change'))"
+
+
+def reported(folder: Path, images: Path, page: Path, decision: Decision, top: int = 50) -> None:
+    job = ScoreJob(find([str(images)]), read_model(str(folder), 1), decision, keep=top)
+    with run(job, silent) as outcome:
+        write_report(page, outcome.evidence(top, outcome.summary()), silent)
+
+
+@pytest.fixture(scope="module")
+def incoming(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("incoming")
+    for seed, name in enumerate(NAMES):
+        image = (draw_odd if name == HOSTILE else draw)(400 + seed)
+        file = folder / (ENDING if name.startswith("script>") else "") / name
+        file.parent.mkdir(exist_ok=True)
+        image.save(file)
+    (folder / "broken & <b>bold.jpg").write_bytes(b"broken")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(calibrated_folder: Path, incoming: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("report") / "report.html"
+    reported(calibrated_folder, incoming, file, Decision(fpr=0.1))
+    return file
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if BINARY is None:
+        pytest.skip("no chromium on PATH: apt-get install chromium")
+    with Browser(tmp_path_factory.mktemp("profile")) as running:
+        yield running
+
+
+@pytest.fixture
+def opened(browser: Browser, page: Path) -> Iterator[Browser]:
+    browser.open(page)
+    browser.problems.clear()
+    yield browser
+    assert browser.problems == []
+
+
+def column(browser: Browser, name: str) -> list[str]:
+    found: list[str] = browser.run(
+        f"[...document.querySelectorAll('#rows td.{name}')].map((cell) => cell.firstChild.textContent)"
+    )
+    return found
+
+
+def test_no_error_and_no_request(browser: Browser, page: Path) -> None:
+    browser.problems.clear()
+    browser.requests.clear()
+    browser.open(page)
+    browser.run("new Promise((done) => setTimeout(done, 300))")
+    assert browser.problems == []
+    assert [url for url in browser.requests if not url.startswith("data:image/webp")] == [page.as_uri()]
+
+
+def test_the_policy_allows_nothing_from_elsewhere(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    tried = "fetch('https://example.org').then(() => 'loaded', () => 'refused')"
+    assert browser.run(tried) == "refused"
+    browser.run(
+        "{ const s = document.createElement('script'); s.textContent = 'window.bad = 1';"
+        " document.body.append(s) }"
+    )
+    assert browser.run("window.bad === undefined")
+
+
+def test_names_stay_text(opened: Browser) -> None:
+    names = column(opened, "name")
+    assert names[0] == HOSTILE
+    assert sorted(names) == sorted(NAMES)
+    assert opened.run("document.querySelectorAll('img:not([src^=data])').length") == 0
+    unreadable = opened.run("document.getElementById('unreadable').textContent")
+    assert "broken & <b>bold.jpg" in unreadable
+    assert "not an image" in unreadable
+
+
+def test_every_thumbnail_loads(opened: Browser) -> None:
+    widths = opened.run(
+        "Promise.all([...document.images].map((image) => image.decode().then(() => image.naturalWidth)))"
+    )
+    assert len(widths) == 4 * len(NAMES)
+    assert min(widths) > 0
+
+
+def test_the_table_sorts(opened: Browser) -> None:
+    assert column(opened, "rank") == [str(i + 1) for i in range(len(NAMES))]
+    for key, name in (("path", "name"), ("score", "score"), ("p", "p-value")):
+        opened.run(f"document.querySelector('th[data-key={key}] button').click()")
+        first = column(opened, name)
+        opened.run(f"document.querySelector('th[data-key={key}] button').click()")
+        assert column(opened, name) == (first[::-1] if key != "p" else sorted(first, key=float)[::-1])
+        assert opened.run(f"document.querySelector('th[data-key={key}]').getAttribute('aria-sort')")
+    opened.run(f"{{ const s = document.getElementById('order'); s.value = 'rank'; {CHANGE} }}")
+    assert column(opened, "rank")[0] == "1"
+
+
+def test_the_table_filters(opened: Browser) -> None:
+    opened.run(f"{{ {FILTER} f.value = 'ONERROR'; {INPUT} }}")
+    assert column(opened, "name") == [HOSTILE]
+    assert opened.run("document.getElementById('count').textContent") == f"1 of {len(NAMES)}"
+    opened.run(f"{{ {FILTER} f.value = ''; {INPUT} }}")
+    opened.run(f"{{ const s = document.getElementById('kind'); s.value = 'anomalous'; {CHANGE} }}")
+    assert HOSTILE in column(opened, "name")
+    assert len(column(opened, "name")) < len(NAMES)
+
+
+def test_the_keyboard_goes_through_the_images(opened: Browser) -> None:
+    for key in ("j", "ArrowDown", "ArrowUp", "j", "Enter"):
+        opened.press(key)
+    assert opened.run("document.getElementById('viewer').open")
+    assert opened.run("document.getElementById('viewer-place').textContent") == "rank 2"
+    opened.press("ArrowRight")
+    assert opened.run("document.getElementById('viewer-place').textContent") == "rank 3"
+    opened.run("document.getElementById('close').click()")
+    assert not opened.run("document.getElementById('viewer').open")
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_nothing_sticks_out_on_the_side(browser: Browser, page: Path, width: int, tmp_path: Path) -> None:
+    browser.open(page, width=width)
+    assert browser.run("document.documentElement.scrollWidth <= window.innerWidth")
+    browser.screenshot(tmp_path / f"{width}.png")
+
+
+def test_on_paper_only_what_can_be_read(opened: Browser) -> None:
+    opened.call("Emulation.setEmulatedMedia", media="print")
+    assert opened.run("getComputedStyle(document.querySelector('.bar')).display") == "none"
+    assert opened.run("document.querySelectorAll('#rows tr').length") == len(NAMES)
+    opened.call("Emulation.setEmulatedMedia", media="")
+
+
+def test_without_calibration_and_with_gone_normals(
+    model_folder: Path, browser: Browser, incoming: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(model_folder, tmp_path / "m"))
+    normals = next(folder.glob("gallery-*"))
+    names = normals.read_text()
+    normals.write_text(names.replace("/normal", "/gone"))
+    manifest = (folder / "model.json").read_text()
+    old = re.search(r'"name": "gallery-[0-9a-f]+\.json",\s*"sha256": "([0-9a-f]+)"', manifest)
+    assert old is not None
+    (folder / "model.json").write_text(manifest.replace(old[1], sha256(normals)))
+    reported(folder, incoming, tmp_path / "r.html", UNDECIDED, top=3)
+    browser.problems.clear()
+    browser.open(tmp_path / "r.html")
+    assert browser.problems == []
+    assert len(column(browser, "rank")) == 3
+    assert browser.run("document.querySelectorAll('.gone').length") == 9
+    assert browser.run("document.getElementById('p-head').hidden")
+
+
+def test_a_thousand_rows(calibrated_folder: Path, browser: Browser, tmp_path: Path) -> None:
+    model = read_model(str(calibrated_folder), 1)
+    draw(0).save(tmp_path / "x.png")
+    names, values = [f"{tmp_path}/x.png?{i}" for i in range(1200)], [float(i) for i in range(1200)]
+    features = np.random.default_rng(0).normal(size=(1200, model.gallery.dim)).astype(np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    images = scored(names, values, [0.5] * 1200, [model.normals[0]] * 1200, features)
+    with Outcome(ScoreJob((), model, keep=1000)) as outcome:
+        outcome.ranking.add(images)
+        outcome.sample.add(images)
+        outcome.calibration, outcome.seconds = model.calibration, 1.0
+        write_report(tmp_path / "r.html", outcome.evidence(1000, outcome.summary()), silent)
+    browser.problems.clear()
+    browser.open(tmp_path / "r.html")
+    assert browser.problems == []
+    assert len(column(browser, "rank")) == 1000
+    typed = f"{FILTER} f.value = 'png?119'; {INPUT}"
+    took = browser.run(
+        f"(() => {{ const began = performance.now(); {typed}; return performance.now() - began }})()"
+    )
+    assert took < 1000
+    assert len(column(browser, "rank")) == 10

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anomscan.errors import CalibrationTooSmall, NoImages
+from anomscan.images.decode import decode
+from anomscan.images.find import Source, Unreadable, find
+from anomscan.model.model import Model, read_model
+from anomscan.report.rows import Row
+from anomscan.screen.decide import decide
+from anomscan.screen.run import Outcome, ScoreJob, run
+from anomscan.stats.calibration import Calibration
+from anomscan.stats.decision import UNDECIDED, Decision
+from tests.conftest import silent
+from tests.fakes import scored
+
+
+def ranked(model: Model, *paths: str | Path, top: int | None = None, threads: int = 2) -> list[Row]:
+    sources = find([os.fspath(path) for path in paths])
+    with run(ScoreJob(sources, model, threads=threads), silent) as outcome:
+        return list(outcome.ranking.rows(top))
+
+
+def test_rows_are_ranked_and_the_unreadable_come_last(model: Model, incoming: Path) -> None:
+    rows = ranked(model, incoming)
+    assert [row.rank for row in rows] == [*range(1, 72), None]
+    assert Path(rows[0].path).name == "odd.png"
+    scores = [row.score for row in rows[:-1] if row.score is not None]
+    assert scores == sorted(scores, reverse=True)
+    assert Path(rows[-1].path).name == "broken.jpg"
+    assert rows[-1].error
+    assert {row.nearest_normal for row in rows[:-1]} <= set(model.normals)
+
+
+def test_top_never_cuts_the_unreadable(model: Model, incoming: Path) -> None:
+    assert [row.rank for row in ranked(model, incoming, top=3)] == [1, 2, 3, None]
+
+
+def test_alone_or_among_others_the_score_is_the_same(model: Model, incoming: Path) -> None:
+    together = {row.path: row.score for row in ranked(model, incoming)}
+    for name in ("00.png", "17.png", "odd.png"):
+        (row,) = ranked(model, incoming / name)
+        assert row.score == pytest.approx(together[row.path], abs=1e-6)
+
+
+def test_the_working_directory_does_not_matter(
+    model: Model, incoming: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absolute = [row.score for row in ranked(model, incoming)]
+    monkeypatch.chdir(incoming)
+    assert [row.score for row in ranked(model, ".")] == absolute
+
+
+def test_nothing_to_score(model: Model, tmp_path: Path) -> None:
+    with pytest.raises(NoImages):
+        ranked(model, tmp_path)
+
+
+def test_a_decision_that_cannot_be_made_costs_no_work(model: Model) -> None:
+    def sources() -> object:
+        raise AssertionError("an image was asked for")
+        yield
+
+    job = ScoreJob(sources(), model, Decision(fpr=0.5))  # type: ignore[arg-type]
+    with pytest.raises(CalibrationTooSmall, match="the model has none"):
+        run(job, silent)
+
+
+def test_an_unreadable_source_is_a_row(model: Model) -> None:
+    with run(ScoreJob([Unreadable("x", "denied")], model), silent) as outcome:
+        assert list(outcome.ranking.rows()) == [Row(None, "x", None, error="denied")]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_fast_and_plain_paths_agree(model: Model, incoming: Path, threads: int) -> None:
+    """One image at a time, by hand, against the pipeline."""
+    plain = {}
+    for source in find([str(incoming)]):
+        if source.path.endswith("broken.jpg"):
+            continue
+        pixels = decode(source.path, model.manifest.preprocessing).pixels
+        cosines = np.sort(model.gallery.vectors() @ model.extractor.run(pixels[None]).image[0])
+        plain[source.path] = float(np.sum(1 - cosines[-2:]))
+    fast = {row.path: row.score for row in ranked(model, incoming, threads=threads) if row.score is not None}
+    assert fast == pytest.approx(plain, abs=1e-6)
+
+
+def test_rows_do_not_depend_on_the_threads(model_folder: Path, incoming: Path) -> None:
+    found = [ranked(read_model(str(model_folder), n), incoming, threads=n) for n in (1, 2, 5)]
+    assert found[0] == found[1] == found[2]
+
+
+def test_every_normal_again_has_a_p_value_of_one(calibrated_folder: Path, normal_folder: Path) -> None:
+    loaded = read_model(str(calibrated_folder), threads=1)
+    assert {row.p_value for row in ranked(loaded, normal_folder)} == {1.0}
+
+
+def test_k_rescores_the_calibration(calibrated_folder: Path, incoming: Path) -> None:
+    loaded = read_model(str(calibrated_folder), threads=1)
+    with run(ScoreJob(find([str(incoming)]), loaded, k=3), silent) as outcome:
+        assert outcome.calibration is not None
+        held_out = outcome.calibration.scores
+        rows = [row for row in outcome.ranking.rows() if row.score is not None]
+    assert loaded.calibration is not None
+    assert (held_out > loaded.calibration.scores).all()
+    for row in rows:
+        assert row.p_value == (1 + (held_out >= np.float32(row.score)).sum()) / 11
+
+
+def test_progress_counts_the_images(model: Model, incoming: Path) -> None:
+    told: list[tuple[str, int, int | None, str]] = []
+    with run(ScoreJob(find([str(incoming)]), model), lambda *what: told.append(what)):
+        assert told[-1] == ("scoring", 72, None, "")
+
+
+def test_the_sample_is_what_the_run_saw(calibrated_folder: Path, incoming: Path) -> None:
+    loaded = read_model(str(calibrated_folder), threads=1)
+    job = ScoreJob([*find([str(incoming)]), Source(loaded.normals[0])], loaded, keep=2)
+    with run(job, silent) as outcome:
+        scores, features = outcome.sample.others()
+        paths = set(outcome.sample.features())
+    assert (len(scores), features.shape) == (71, (71, loaded.gallery.dim))
+    assert loaded.normals[0] not in paths
+
+
+def test_evidence_is_the_top_of_the_ranking(calibrated_folder: Path, incoming: Path) -> None:
+    loaded = read_model(str(calibrated_folder), threads=1)
+    job = ScoreJob(find([str(incoming)]), loaded, Decision(fpr=0.1), keep=4)
+    with run(job, silent) as outcome:
+        summary = outcome.summary()
+        evidence = outcome.evidence(4, summary)
+        assert evidence.rows == list(outcome.ranking.rows(4))[:4]
+        assert [Path(row.path).name for row in evidence.unreadable] == ["broken.jpg"]
+        assert {row.path for row in evidence.rows} <= evidence.features.keys()
+        assert sum(evidence.histogram(0.0, 1.0, 10)) == 71
+        assert (evidence.summary, evidence.calibration) == (summary, outcome.calibration)
+
+
+def filled(
+    model: Model, decision: Decision, count: int = 10, calibration: Calibration | None = None
+) -> Outcome:
+    """The outcome of scoring ``count`` images and a broken one in two seconds."""
+    outcome = Outcome(ScoreJob((), model, decision))
+    if count:
+        names, scores = [f"{i}.png" for i in range(count)], [i / 10 for i in range(count)]
+        outcome.ranking.add(scored(names, scores, [*[0.5] * (count - 1), 0.1]))
+    outcome.ranking.add_unreadable(Unreadable("broken.png", "broken"))
+    outcome.calibration = calibration
+    outcome.limit = decide(decision, outcome.ranking, calibration)
+    outcome.seconds = 2.0
+    return outcome
+
+
+def test_the_summary_has_counts_quantiles_and_speed(model: Model) -> None:
+    with filled(model, Decision(threshold=0.8)) as outcome:
+        found = outcome.summary()
+    assert (found.images, found.unreadable, found.anomalous, found.limit) == (11, 1, 2, 0.8)
+    assert found.quantiles == {
+        "0": 0.0,
+        "0.05": 0.0,
+        "0.25": 0.2,
+        "0.5": 0.4,
+        "0.75": 0.7,
+        "0.95": 0.9,
+        "1": 0.9,
+    }
+    assert (found.seconds, found.images_per_second) == (2.0, 5.5)
+    assert (found.model, found.held_out, found.drift) == (model.manifest.id, 0, None)
+    assert found.messages() == ["2 of 10 images are anomalous", "1 of 11 files could not be read"]
+
+
+def test_without_a_decision_nothing_is_said(model: Model) -> None:
+    with filled(model, UNDECIDED) as outcome:
+        found = outcome.summary()
+    assert (found.anomalous, found.limit) == (None, None)
+    assert found.messages() == ["1 of 11 files could not be read"]
+
+
+def test_nothing_could_be_read(model: Model) -> None:
+    with filled(model, Decision(threshold=1.0), count=0) as outcome:
+        assert outcome.summary().quantiles == {}
+
+
+def test_a_false_discovery_rate_out_of_reach_is_said(model: Model) -> None:
+    names = [str(i) for i in range(19)]
+    calibration = Calibration(np.zeros((19, 2), np.float32), np.zeros(19, np.float32), names, names)
+    with filled(model, Decision(fdr=0.1), calibration=calibration) as outcome:
+        found = outcome.summary()
+    assert found.anomalous == 0
+    assert found.messages()[1] == (
+        "with 19 held-out normals, --fdr 0.1 finds nothing unless 5 of 10 images exceed them all; "
+        "hold out more, or use --fpr"
+    )
+    assert found.quantiles["1"] == pytest.approx(0.9)

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anomscan.images.find import find
+from anomscan.model.model import read_model
+from anomscan.screen import sample as module
+from anomscan.screen.run import Outcome, ScoreJob, run
+from anomscan.screen.sample import Sample
+from tests.conftest import silent
+from tests.fakes import scored
+
+
+def test_the_sample_is_bounded_and_holds_the_top() -> None:
+    sample = Sample(top=3)
+    for i in range(2000):
+        feature = np.full((1, 4), i, np.float32)
+        sample.add(scored([f"{i}"], [float(i % 1000)], features=feature, known=[i % 2 == 0]))
+    features = sample.features()
+    assert {"1999", "999", "998"} <= features.keys()
+    assert len(features) <= 503
+    scores, others = sample.others()
+    assert len(scores) == len(others) == 500
+    assert (others[:, 0] % 2 == 1).all()
+    np.testing.assert_array_equal(others[:, 0] % 1000, scores)
+
+
+def test_a_path_counts_once() -> None:
+    sample = Sample()
+    for _ in range(3):
+        sample.add(scored(["a", "b"], [0.1, 0.2], features=np.eye(2, dtype=np.float32)))
+    assert sorted(sample.others()[0]) == pytest.approx([0.1, 0.2])
+
+
+def test_nothing_is_kept_of_nothing() -> None:
+    scores, features = Sample().others()
+    assert len(scores) == len(features) == 0
+    assert Sample().features() == {}
+
+
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_the_sample_does_not_depend_on_the_order_of_arrival(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(module, "LARGEST_SAMPLE", 20)
+    images = [(f"{i}.png", i / 7, np.full(3, i, np.float32), i % 5 == 0) for i in range(100)]
+    taken = []
+    for seed in range(4):
+        random.Random(seed).shuffle(images)
+        sample = Sample(top=5)
+        for start in range(0, len(images), size):
+            paths, scores, features, known = zip(*images[start : start + size], strict=True)
+            sample.add(scored(paths, scores, features=np.array(features), known=known))
+        scores, others = sample.others()
+        taken.append((sorted(sample.features()), scores.tolist(), others.tolist()))
+    assert len(taken[0][0]) == 25
+    assert taken[0] == taken[1] == taken[2] == taken[3]
+
+
+def test_drift_and_report_do_not_depend_on_the_order_of_arrival(
+    calibrated_folder: Path, incoming: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LARGEST_SAMPLE", 30)
+    model, sources = read_model(str(calibrated_folder), threads=1), list(find([str(incoming)]))
+
+    def seen(outcome: Outcome) -> tuple[object, ...]:
+        with outcome:
+            found = outcome.summary()
+            evidence = outcome.evidence(5, found)
+            features = {path: feature.tolist() for path, feature in evidence.features.items()}
+            return found.drift, evidence.rows, features, found.quantiles
+
+    first = seen(run(ScoreJob(sources, model, keep=5), silent))
+    assert first[0] is not None
+    for seed in range(3):
+        random.Random(seed).shuffle(sources)
+        assert seen(run(ScoreJob(sources, model, keep=5), silent)) == first

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+from itertools import count
+from math import comb
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from anomscan.errors import CalibrationTooSmall, ModelDamaged
+from anomscan.scoring.base import knn_score
+from anomscan.scoring.gallery import Gallery
+from anomscan.stats.calibration import CALIBRATION, Calibration, benjamini_hochberg, fewest_discoveries
+from anomscan.types import Features
+
+
+def calibration(scores: Features, names: list[str] | None = None) -> Calibration:
+    paths = [f"/{i}.png" for i in range(len(scores))]
+    return Calibration(np.zeros((len(scores), 1), np.float32), scores, names or paths, paths)
+
+
+def vectors(generator: np.random.Generator, count: int, sessions: Features | None = None) -> Features:
+    """Unit vectors around one direction; with ``sessions``, (count, 8), each moved by its session."""
+    x = generator.normal(size=(count, 8)) * 0.3 + np.eye(8)[0]
+    if sessions is not None:
+        x = x + sessions
+    return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), np.float32)
+
+
+def score(gallery: Features, queries: Features) -> Features:
+    return knn_score(Gallery.build(gallery).search(queries, 2)[0])
+
+
+def binomial_limit(trials: int, rate: float, alpha: float = 0.001) -> int:
+    """The count that a binomial of ``rate`` exceeds with a probability of at most ``alpha``."""
+    below = 0.0
+    for successes in count():
+        below += comb(trials, successes) * rate**successes * (1 - rate) ** (trials - successes)
+        if below >= 1 - alpha:
+            return successes
+    raise AssertionError
+
+
+def test_the_p_value_counts_the_held_out_normals_that_score_as_high() -> None:
+    held_out = calibration(np.array([0.3, 0.1, 0.2, 0.2], np.float32))
+    p_values = held_out.p_values(np.array([0.0, 0.1, 0.15, 0.2, 0.25, 0.3, 0.31], np.float32))
+    assert p_values.tolist() == [5 / 5, 5 / 5, 4 / 5, 4 / 5, 2 / 5, 2 / 5, 1 / 5]
+
+
+def test_the_limit_is_where_the_p_value_changes() -> None:
+    scores = np.random.default_rng(0).random(99).astype(np.float32)
+    held_out = calibration(scores)
+    for rate in (0.01, 0.05, 0.5):
+        above = scores[scores > held_out.limit(rate)]
+        assert (held_out.p_values(scores) <= rate).sum() == len(above) == round(rate * 100) - 1
+    assert held_out.limit(1.0) == -np.inf
+
+
+def test_a_group_counts_once() -> None:
+    scores = np.array([1, 2, 3, 4, 5], np.float32)
+    grouped = calibration(scores, ["a", "a", "b", "b", "b"])
+    assert grouped.groups == 2
+    assert grouped.p_values(np.array([2, 4, 6], np.float32)) == pytest.approx(
+        [(1 + 0.5 + 1) / 3, (1 + 2 / 3) / 3, 1 / 3]
+    )
+
+
+def test_the_p_value_of_a_normal_is_uniform() -> None:
+    """One p-value of every split; Kolmogorov-Smirnov against the uniform distribution, alpha = 1 %."""
+    generator = np.random.default_rng(0)
+    p_values = []
+    for _ in range(400):
+        x = vectors(generator, 120)
+        held_out = calibration(score(x[:60], x[60:119]))
+        p_values.append(held_out.p_values(score(x[:60], x[119:]))[0])
+    ordered = np.sort(np.array(p_values) - generator.random(400) / 60)  # spread over the 60 steps
+    distance = np.abs(ordered - (np.arange(400) + 0.5) / 400).max() + 0.5 / 400
+    assert distance < 1.63 / np.sqrt(400)
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.1])
+def test_over_fifty_splits_the_alarms_keep_to_their_bound(rate: float) -> None:
+    generator = np.random.default_rng(1)
+    alarms = sum(
+        int((calibration(score(x[:100], x[100:299])).p_values(score(x[:100], x[299:])) <= rate).sum())
+        for x in (vectors(generator, 300) for _ in range(50))
+    )
+    assert alarms <= binomial_limit(50, rate)
+    many = []
+    for _ in range(50):
+        x = vectors(generator, 499)
+        held_out = calibration(score(x[:100], x[100:299]))
+        many.append((held_out.p_values(score(x[:100], x[299:])) <= rate).mean())
+    # given a split, the rate is Beta(rate * 200, (1 - rate) * 200) and its count binomial around it
+    deviation = np.sqrt(rate * (1 - rate) * (1 / 201 + 1 / 200) / 50)
+    assert abs(np.mean(many) - rate) < 3.3 * deviation
+
+
+def sessions_of(generator: np.random.Generator, count: int, each: int) -> tuple[Features, list[str]]:
+    """Normals in sessions that differ more from each other than the images within one."""
+    shift = np.repeat(generator.normal(size=(count, 8)) * 0.5, each, axis=0)
+    return vectors(generator, count * each, shift), [str(i // each) for i in range(count * each)]
+
+
+def test_with_sessions_images_break_the_bound_and_groups_keep_it() -> None:
+    generator = np.random.default_rng(2)
+    alone, grouped = [], []
+    for _ in range(60):
+        x, names = sessions_of(generator, 30, 10)
+        new = vectors(generator, 20, np.tile(generator.normal(size=8) * 0.5, (20, 1)))
+        order = generator.permutation(300)  # images at random: every session is in the gallery
+        gallery, held_out = x[order[:150]], x[order[150:]]
+        alone.append((calibration(score(gallery, held_out)).p_values(score(gallery, new)) <= 0.1).mean())
+        gallery, held_out = x[:150], x[150:]  # whole sessions
+        rule = calibration(score(gallery, held_out), names[150:])
+        grouped.append((rule.p_values(score(gallery, new)) <= 0.1).mean())
+    assert np.mean(alone) > 0.3
+    assert np.mean(grouped) <= 0.1 + 2 * np.std(grouped) / np.sqrt(60)
+
+
+@pytest.mark.parametrize(
+    ("rate", "needed"), [(0.05, "needs 19 held-out normals and the model has 9"), (0.01, "needs 99")]
+)
+def test_a_rate_that_no_p_value_reaches_is_refused(rate: float, needed: str) -> None:
+    held_out = calibration(np.arange(9, dtype=np.float32))
+    with pytest.raises(CalibrationTooSmall, match=needed):
+        held_out.require(rate, "--fpr")
+    held_out.require(0.1, "--fpr")
+    groups = calibration(np.arange(9, dtype=np.float32), list("aaabbbccc"))
+    with pytest.raises(CalibrationTooSmall, match="needs 9 held-out groups of normals and the model has 3"):
+        groups.require(0.1, "--fpr")
+
+
+def test_benjamini_hochberg() -> None:
+    p_values = np.array([0.01, 0.02, 0.03, 0.5])
+    ones = np.ones(4, np.int64)
+    assert benjamini_hochberg(p_values, ones, 0.05) == 0.03
+    assert benjamini_hochberg(p_values, ones, 0.03) == 0.0
+    assert benjamini_hochberg(p_values, np.array([1, 1, 1, 97]), 0.05) == 0.0
+    assert benjamini_hochberg(p_values, np.array([30, 1, 1, 68]), 0.05) == 0.01
+    assert benjamini_hochberg(np.empty(0), np.empty(0, np.int64), 0.05) == 0.0
+    assert fewest_discoveries(0.1, 1000, 99) == 100
+
+
+def test_the_false_discovery_rate_is_kept() -> None:
+    generator = np.random.default_rng(3)
+    false = []
+    for _ in range(200):
+        held_out = calibration(generator.normal(size=999).astype(np.float32))
+        truth = np.repeat([False, True], [90, 10])
+        scores = (generator.normal(size=100) + 4 * truth).astype(np.float32)
+        p_values = held_out.p_values(scores)
+        called = p_values <= benjamini_hochberg(*np.unique(p_values, return_counts=True), 0.2)
+        false.append((called & ~truth).sum() / max(called.sum(), 1))
+    assert np.mean(false) <= 0.2 * 0.9 + 2 * np.std(false) / np.sqrt(200)
+
+
+def test_a_calibration_comes_back_from_its_file(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    features: NDArray[np.float32] = generator.normal(size=(4, 3)).astype(np.float32)
+    paths = ["/a", "/b\udcff\n", "/c", "/d"]
+    written = Calibration(features, np.arange(4, dtype=np.float32), ["x", "x", "y", "z"], paths)
+    files = written.save(tmp_path)
+    assert files == {CALIBRATION: tmp_path / "calibration.npz"}
+    read = Calibration.load(files[CALIBRATION])
+    np.testing.assert_array_equal(read.features, features)
+    np.testing.assert_array_equal(read.scores, written.scores)
+    assert (read.names, read.paths, read.groups) == (written.names, paths, 3)
+    fewer = read.without({"/a", "/c"})
+    assert fewer is not None
+    assert (fewer.paths, fewer.names, fewer.scores.tolist()) == (["/b\udcff\n", "/d"], ["x", "z"], [1.0, 3.0])
+    assert read.without(set(paths)) is None
+    assert read.holds(np.concatenate([features[2:3], -features[2:3]])).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("texts", [b"[", b"[1]", b"5", b"[[], [], []]"])
+def test_what_is_no_calibration_is_a_damaged_model(tmp_path: Path, texts: bytes) -> None:
+    (file,) = calibration(np.arange(4, dtype=np.float32)).save(tmp_path).values()
+    arrays = {"features": np.zeros((4, 1)), "scores": np.zeros(4), "texts": np.frombuffer(texts, np.uint8)}
+    for content in (arrays, {"other": np.zeros(1)}):
+        np.savez(file, **content)  # type: ignore[arg-type]
+        with pytest.raises(ModelDamaged, match=r"calibration\.npz does not hold held-out normals"):
+            Calibration.load(file)
+    file.write_bytes(b"nonsense")
+    with pytest.raises(ModelDamaged, match=r"calibration\.npz does not hold arrays"):
+        Calibration.load(file)
+
+
+def test_other_scores_are_of_the_same_images() -> None:
+    before = calibration(np.arange(4, dtype=np.float32), list("aabb"))
+    after = before.rescored(np.array([9, 9, 9, 0], np.float32))
+    assert (after.paths, after.names, after.groups) == (before.paths, before.names, 2)
+    assert before.p_values(np.array([5], np.float32)).tolist() == [1 / 3]
+    assert after.p_values(np.array([5], np.float32)).tolist() == pytest.approx([(1 + 1.5) / 3])
