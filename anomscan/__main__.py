@@ -43,6 +43,8 @@ def main() -> NoReturn:
     warnings.filterwarnings("ignore", module="PIL")  # they name no file; what matters becomes a row's reason
     try:
         app()
+    except SystemExit as ended:
+        _leave(ended.code if isinstance(ended.code, int) else 0)
     except AnomscanError as error:
         message(f"anomscan: {error}")
         _leave(error.exit_code)
@@ -60,7 +62,8 @@ def main() -> NoReturn:
         message("anomscan: out of memory; try fewer --threads, a smaller --max-pixels or a reduced gallery")
         _leave(1)
     except OSError as error:
-        message(f"anomscan: {error.filename or 'a temporary file'}: {error.strerror or error}")
+        where = error.filename or ("a temporary file" if _flushed(1) else "standard output")
+        message(f"anomscan: {where}: {error.strerror or error}")
         _leave(1)
     except _Interrupted as interrupted:
         done = "; ".join(getattr(interrupted, "__notes__", ["nothing was changed"]))
@@ -82,12 +85,20 @@ def _open_standard_streams() -> None:
 
 
 def _leave(code: int) -> NoReturn:
-    """Exit, without the last words of a standard output that nobody reads or that has no room."""
-    try:
-        sys.stdout.flush()
-    except (OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    """Exit, without the last words for a standard stream that nobody reads or that has no room."""
+    for number in (1, 2):
+        if not _flushed(number):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
     sys.exit(code)
+
+
+def _flushed(number: int) -> bool:
+    """Whether all that was printed there could be written."""
+    try:
+        (sys.stdout if number == 1 else sys.stderr).flush()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 if __name__ == "__main__":

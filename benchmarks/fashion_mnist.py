@@ -44,7 +44,7 @@ def indexed(root: Path, name: str, size: int | None) -> Model:
     try:
         read_manifest(folder)
     except ModelNotFound:
-        index(os.fspath(root / "train"), folder, IndexOptions(BackboneChoice(size=size)), report)
+        index(os.fspath(root / "train"), folder, IndexOptions(BackboneChoice(size=size), "knn"), report)
     return read_model(folder, available_cores())
 
 

@@ -14,19 +14,31 @@ import anomscan
 from tests.conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "anomscan"
-FLOORS = ("cli", "screen", "fit", "adapt", "report", "model", "stats", "scoring", "network", "images", "files")
+FLOORS = (
+    "cli",
+    "screen",
+    "fit",
+    "adapt",
+    "report",
+    "model",
+    "stats",
+    "scoring",
+    "network",
+    "images",
+    "files",
+)
 """The folders, the top one first; ``__main__`` stands above them, the other modules of the package below."""
 SEPARATE = {"adapt": {"report", "model"}, "screen": {"fit", "adapt"}}
 """Lower floors that a folder has nothing to do with all the same."""
 OWNERS = {
-    "PIL": ["images/decode.py", "images/levels.py"],
+    "PIL": ["images/decode.py", "images/glance.py", "images/levels.py"],
     "faiss": ["scoring/gallery.py"],
     "onnxruntime": ["network/"],
     "msgspec": ["model/manifest.py"],
     "sqlite3": ["screen/ranking.py"],
     "typer": ["cli/"],
     "rich": ["cli/console.py"],
-    **dict.fromkeys(("torch", "torchvision", "timm", "safetensors", "onnxscript"), ["adapt/"]),
+    **{library: ["adapt/"] for library in ("torch", "torchvision", "timm", "safetensors", "onnxscript")},
 }
 UNTESTED = {"__init__.py", "__main__.py", "errors.py", "types.py", "scoring/info.py", "network/network.py"}
 """Modules that hold names and fields only, and the entry, which every test of a command runs."""

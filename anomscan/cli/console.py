@@ -9,7 +9,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -43,8 +43,9 @@ WIDEST_PATH = 24
 
 
 def message(text: str) -> None:
-    """One line to standard error."""
-    print(text, file=sys.stderr)  # noqa: T201 - this is the printer
+    """One line to standard error; where that is full or closed, nobody is told."""
+    with suppress(OSError):
+        print(text, file=sys.stderr)  # noqa: T201 - this is the printer
 
 
 @contextmanager

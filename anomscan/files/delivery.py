@@ -13,7 +13,7 @@ from pathlib import Path
 
 from anomscan.errors import OutputError
 from anomscan.files.atomic import sync
-from anomscan.files.parts import part_in
+from anomscan.files.parts import part_in, remove_leftovers
 from anomscan.files.storage import Identity
 from anomscan.text import printable
 
@@ -55,6 +55,7 @@ def deliver(files: Iterable[tuple[str, Identity]], folder: str, *, move: bool) -
     """
     delivery = Delivery(folder, move)
     place = Path(folder)
+    remove_leftovers(place)
     try:
         for path, identity in files:
             try:

@@ -24,7 +24,7 @@ def part_in(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be written.
     """
-    _remove_leftovers(folder)
+    remove_leftovers(folder)
     path = folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     try:
@@ -35,7 +35,8 @@ def part_in(folder: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def _remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
+    """Remove the parts in ``folder`` whose writers have died."""
     for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
         with suppress(OSError):  # another run removes it too, or it is somebody else's
             descriptor = os.open(path, os.O_RDWR)

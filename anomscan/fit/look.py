@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from anomscan.errors import InputError
-from anomscan.images.decode import DETAIL, PARTS, Glance, detail_of, glance_at, read_deep
+from anomscan.images.glance import DETAIL, PARTS, Glance, detail_of, glance_at, read_deep
 from anomscan.images.find import Found, Search, Unreadable
 from anomscan.images.levels import decide, parse_range
 from anomscan.pipeline import available_cores, in_order
@@ -90,7 +90,7 @@ class Gathering:
         glances = list(_glances(sources, reading, progress))
         if not glances:
             return Look(reading)
-        pictures = np.stack([glance.picture for glance in glances]).astype(np.float32) / PARTS
+        pictures = np.stack([glance.picture for glance in glances]).astype(np.float32) / np.float32(PARTS)
         _check_not_alike(pictures, glances)
         copies = _copies(glances, pictures, reading)
         notes = [*_on_copies(copies, len(glances)), *_on_levels(glances), *_on_pages(glances)]

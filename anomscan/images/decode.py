@@ -23,7 +23,6 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
@@ -47,7 +46,7 @@ RESAMPLES = {
 }
 
 # What Pillow's decoders raise on damaged files (python-pillow: "any exception a plugin can raise").
-_DECODE_ERRORS = (
+DECODE_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -103,28 +102,6 @@ class Decoded:
     remarks: Remarks = NOTHING_ODD
 
 
-@dataclass(frozen=True)
-class Glance:
-    """A small look at an image.
-
-    ``size`` is its width and height; ``picture`` is (GLANCE, GLANCE) uint16, grey, in so many ``PARTS`` of a
-    level; ``levels`` how many grey levels it uses; ``constant_tail`` and ``pages`` see ``Remarks``.
-    """
-
-    path: str
-    size: tuple[int, int]
-    picture: NDArray[np.uint16]
-    levels: int
-    constant_tail: bool
-    pages: int
-
-
-DETAIL = 256
-"""Largest side of the part of an image whose detail is looked at."""
-GLANCE, PARTS = 16, 256
-"""Rows and columns of a small look, and into how many parts of a grey level it is exact."""
-
-
 def decode(path: str, preprocessing: Preprocessing, page: int | None = None) -> Decoded:
     """Read one image as the graph's input, (height, width, 3) uint8 RGB, C-contiguous.
 
@@ -133,7 +110,7 @@ def decode(path: str, preprocessing: Preprocessing, page: int | None = None) -> 
             too large, or has pixels of an unknown range.
     """
     size = (preprocessing.width, preprocessing.height)
-    with _opened(path, size, preprocessing.reading, page) as (image, identity, remarks):
+    with opened(path, size, preprocessing.reading, page) as (image, identity, remarks):
         small = image.resize(size, RESAMPLES[preprocessing.resample]).convert("RGB")
         pixels = np.ascontiguousarray(small)
         remarks = replace(remarks, flat=bool(pixels.min() == pixels.max()))
@@ -150,7 +127,7 @@ def thumbnail(path: str, side: int, reading: Reading) -> bytes:
         source = Source(file, int(number))
     else:
         source = Source(path)
-    with _opened(source.path, (side, side), reading, source.page) as (image, _, _):
+    with opened(source.path, (side, side), reading, source.page) as (image, _, _):
         small = image.convert("RGB")
         small.thumbnail((side, side))
         buffer = io.BytesIO()
@@ -158,70 +135,8 @@ def thumbnail(path: str, side: int, reading: Reading) -> bytes:
         return buffer.getvalue()
 
 
-def glance_at(source: Source, reading: Reading) -> Glance | None:
-    """A small picture of an image and what a look at it shows; None where it cannot be read."""
-    try:
-        with _opened(source.path, (GLANCE, GLANCE), reading, source.page) as (image, _, remarks):
-            grey = image.convert("L")
-            return Glance(
-                path=source.path,
-                size=image.size,
-                picture=_small(grey),
-                levels=sum(count > 0 for count in grey.histogram()),
-                constant_tail=remarks.constant_tail,
-                pages=remarks.pages,
-            )
-    except UnreadableImage:
-        return None
-
-
-def _small(grey: Image.Image) -> NDArray[np.uint16]:
-    """Means of the cells of a grid; not in whole grey levels, to which Pillow would round."""
-    reduced = grey.reduce(max(1, min(grey.size) // GLANCE**2)).convert("F")
-    means = np.asarray(reduced.resize((GLANCE, GLANCE), Image.Resampling.BOX))
-    return (means * PARTS).clip(0, 65535).astype(np.uint16)
-
-
-def detail_of(path: str, reading: Reading, size: tuple[int, int] | None) -> NDArray[np.float32]:
-    """The fine detail of an image, edges and noise: a Laplacian of its middle, flat; empty if unreadable.
-
-    Args:
-        path: of the image.
-        reading: how it is read.
-        size: to bring the whole image to; with None its middle is looked at as it is.
-    """
-    try:
-        with _opened(path, (1 << 14, 1 << 14), reading, None) as (image, _, _):
-            grey = image.convert("L")
-            if size is None:
-                side = min(DETAIL, *grey.size)
-                left, top = (grey.width - side) // 2, (grey.height - side) // 2
-                grey = grey.crop((left, top, left + side, top + side))
-            else:
-                grey = grey.resize(size)
-            a = np.asarray(grey, np.float32)
-    except UnreadableImage:
-        return np.empty(0, np.float32)
-    around = a[:-2, 1:-1] + a[2:, 1:-1] + a[1:-1, :-2] + a[1:-1, 2:]
-    return (4 * a[1:-1, 1:-1] - around).ravel()
-
-
-def read_deep(source: Found, reading: Reading) -> Deep | None:
-    """The pixels of an image that has more than 8 bits; None of any other, and of one that cannot be read."""
-    if isinstance(source, Unreadable):
-        return None
-    try:
-        with storage_of(source.path).open(source.path) as file, Image.open(file, formats=FORMATS) as image:
-            if not isinstance(image, ImageFile) or image.width * image.height > reading.max_pixels:
-                return None
-            with PIXELS_IN_FLIGHT.reserved(image.width * image.height):
-                return deep(image, file)
-    except (*_DECODE_ERRORS, UnreadableImage):
-        return None
-
-
 @contextmanager
-def _opened(
+def opened(
     path: str, size: tuple[int, int], reading: Reading, page: int | None
 ) -> Iterator[tuple[Image.Image, Identity, Remarks]]:
     """The whole image, in 8 bits, at no less than twice ``size``; raises UnreadableImage."""
@@ -240,7 +155,7 @@ def _opened(
             image.draft(None, (2 * size[0], 2 * size[1]))
             with PIXELS_IN_FLIGHT.reserved(image.width * image.height):
                 yield _read(image, file, reading, page, identity)
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         raise UnreadableImage(_reason(error)) from error
 
 
@@ -291,7 +206,7 @@ def _in_8_bits(values: Deep, levels: Levels | None) -> tuple[Image.Image, float]
 def _pages(image: Image.Image) -> int:
     try:
         return int(getattr(image, "n_frames", 1))
-    except _DECODE_ERRORS:  # the first page can be read; how many there are cannot
+    except DECODE_ERRORS:  # the first page can be read; how many there are cannot
         return 1
 
 
@@ -304,7 +219,7 @@ def _orientation(image: Image.Image) -> Image.Transpose | None:
     """How the image must be turned to stand upright; None also where its EXIF block is broken."""
     try:
         number = image.getexif().get(_ORIENTATION)
-    except _DECODE_ERRORS:
+    except DECODE_ERRORS:
         return None
     return {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -381,5 +296,5 @@ def _count_pages(path: str) -> int:
     try:
         with storage_of(path).open(path) as file, Image.open(file, formats=FORMATS) as image:
             return _pages(image)
-    except _DECODE_ERRORS:  # the decoder will say why
+    except DECODE_ERRORS:  # the decoder will say why
         return 1

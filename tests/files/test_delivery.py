@@ -179,6 +179,12 @@ def test_an_interruption_says_what_was_done(tmp_path: Path) -> None:
     assert caught.value.__notes__ == [f"1 file was moved to {tmp_path / 'out'}"]
 
 
+def test_what_a_dead_mover_left_goes_also_where_links_need_no_copy(tmp_path: Path) -> None:
+    left = written(tmp_path / "out" / ".anomscan-0123456789abcdef.part")
+    deliver(looked_at(written(tmp_path / "x.png")), str(tmp_path / "out"), move=True)
+    assert not left.exists()
+
+
 def test_a_delivery_is_a_sentence() -> None:
     assert str(Delivery("out", move=False, done=2)) == "2 files were copied to out"
     assert str(Delivery("o\nut", move=True, done=1)) == "1 file was moved to o\\nut"

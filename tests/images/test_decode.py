@@ -17,10 +17,7 @@ from anomscan.images.decode import (
     Decoded,
     decode,
     decode_all,
-    detail_of,
     every_page,
-    glance_at,
-    read_deep,
     thumbnail,
 )
 from anomscan.images.find import Found, Source, Unreadable, find
@@ -286,34 +283,3 @@ def test_a_file_whose_end_was_never_written_is_unreadable(tmp_path: Path, suffix
         decode(path, reading(constant_tail=False))
     draw(0).save(path)
     decode(path, reading(constant_tail=False))
-
-
-def test_a_glance_is_small_and_counts_the_grey_levels(tmp_path: Path) -> None:
-    draw(0).save(tmp_path / "a.png")
-    glance = glance_at(Source(str(tmp_path / "a.png")), Reading())
-    assert glance is not None
-    assert (glance.size, glance.picture.shape, glance.pages) == ((96, 96), (16, 16), 0)
-    assert glance.levels > 50
-    assert not glance.constant_tail
-    assert glance_at(Source(str(tmp_path / "gone.png")), Reading()) is None
-
-
-def test_detail_is_where_there_are_edges(tmp_path: Path) -> None:
-    Image.new("L", (64, 64), 9).save(tmp_path / "flat.png")
-    draw(0).save(tmp_path / "disc.png")
-    flat, disc = (detail_of(str(tmp_path / f"{name}.png"), Reading(), None) for name in ("flat", "disc"))
-    assert flat.shape == (62 * 62,)
-    assert not flat.any()
-    assert np.abs(disc).mean() > 1
-    assert detail_of(str(tmp_path / "disc.png"), Reading(), (20, 20)).shape == (18 * 18,)
-    assert detail_of(str(tmp_path / "gone.png"), Reading(), None).size == 0
-
-
-def test_deep_pixels_are_read_as_they_are(tmp_path: Path) -> None:
-    path = grey_16(tmp_path / "a.png", 1000, 2000)
-    found = read_deep(Source(path), Reading())
-    assert found is not None
-    assert (found.values.min(), found.values.max()) == (1000, 2000)
-    draw(0).save(tmp_path / "b.png")
-    for source in (Source(str(tmp_path / "b.png")), Source("gone.png"), Unreadable("c", "gone")):
-        assert read_deep(source, Reading()) is None
