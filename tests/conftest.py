@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,6 +25,9 @@ from anomscan.model.model import Model, read_model
 from anomscan.scoring.registry import make_scorer, parse_scorer
 from anomscan.types import Progress
 from tests.fakes import fake_network
+
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup, and then in every process of a test
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 REPOSITORY = Path(__file__).parent.parent
 SIZE = 64

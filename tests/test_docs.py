@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from tests.conftest import REPOSITORY, draw
+from tests.conftest import draw_odd as odd
 
 DOCS = REPOSITORY / "docs"
 PAGES = [REPOSITORY / "README.md", *sorted(DOCS.glob("*.md"))]
@@ -71,11 +71,6 @@ def expected_exit(command: str) -> int:
     if "--fail-on-anomaly" in command:
         return 10
     return 3 if re.search(r"sample_data/(incoming|labels\.csv)", command) else 0
-
-
-def odd(seed: int) -> Image.Image:
-    """An image unlike those that ``draw`` draws."""
-    return draw(seed).rotate(45).resize((96, 30))
 
 
 def environment(folder: Path, *adapt: str) -> dict[str, str]:
@@ -219,9 +214,13 @@ def test_the_loop_moves_anomalous_files_and_survives_a_broken_one(
     try:
         wait_for(lambda: (aside / "odd =1.png").exists() and (tmp_path / "screened").stat().st_mtime > 0)
         odd(411).save(tmp_path / "second.png")
-        os.utime(tmp_path / "second.png", (1e9, 1e9))  # a file that is older than the last round, moved there
+        os.utime(tmp_path / "second.png", (1e9, 1e9))  # it is older than the last round
+        shutil.copy2(tmp_path / "second.png", incoming / "copied.png")  # cp -p
+        shutil.copy2(tmp_path / "second.png", incoming / ".synced.png.XYZ")  # rsync -t, or written aside
+        (incoming / ".synced.png.XYZ").rename(incoming / "synced.png")
         (tmp_path / "second.png").rename(incoming / "odd =1.png")
-        wait_for(lambda: (aside / "odd =1-1.png").exists())
+        brought = ("copied.png", "synced.png", "odd =1-1.png")
+        wait_for(lambda: all((aside / name).exists() for name in brought))
         assert process.poll() is None
     finally:
         os.killpg(process.pid, signal.SIGTERM)

@@ -127,7 +127,19 @@ def test_nothing_of_everything_is_lost(run: Run, tmp_path: Path) -> None:
     for line in summary["notes"]:
         assert line in done.stderr.decode()
 
-    every = run("score", folder, "--model", "m", "--pages", "all", *arguments[:4], "-o", "all.csv")
+    every = run(
+        "score",
+        folder,
+        "--model",
+        "m",
+        "--pages",
+        "all",
+        *arguments[:4],
+        "--exclude",
+        "aside",
+        "-o",
+        "all.csv",
+    )
     assert every.returncode == 3
     again = (tmp_path / "all.csv").read_bytes()
     pages = summary["remarks"]["further_pages"]

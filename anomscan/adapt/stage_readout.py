@@ -207,10 +207,15 @@ def features_of(
     """
     graph = scratch / "readout.onnx"
     write_onnx(FromPixels(backbone.preprocessing, *modules), graph, backbone.preprocessing, backbone.info)
-    batches = Extractor(graph, available_cores()).embed(images)
-    found = [batch.outputs.image for batch in batches if not isinstance(batch, Unreadable)]
+    found: list[Features] = []
+    unreadable = 0
+    for batch in Extractor(graph, available_cores()).embed(images):
+        if isinstance(batch, Unreadable):
+            unreadable += 1
+        else:
+            found.append(batch.outputs.image)
     if not found:
-        raise InputError("none of the normal images can be read")
+        raise InputError(f"none of the {unreadable} normal images can be read")
     return np.concatenate(found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -62,10 +63,13 @@ class Storage(Protocol):
         """The names in ``folder``, in no order, and whether each can be listed itself."""
 
     def open(self, path: str) -> BinaryIO:
-        """The content of ``path``, to be read and closed by the caller; it can seek."""
+        """The content of the regular file ``path``, to be read and closed by the caller; it can seek."""
 
     def publish(self, staged: Path, path: str) -> None:
         """Make the finished local file ``staged`` the content of ``path``, at once and for good."""
+
+
+NOT_A_FILE = "not a regular file"
 
 
 class Local:
@@ -86,7 +90,9 @@ class Local:
                 yield os.fsdecode(entry.name), is_folder
 
     def open(self, path: str) -> BinaryIO:
-        """The content of ``path``."""
+        """The content of ``path``; a pipe that nobody writes to would never open."""
+        if not self.identity(path).is_file:
+            raise OSError(errno.EINVAL, NOT_A_FILE, path)
         return open(path, "rb")
 
     def publish(self, staged: Path, path: str) -> None:

@@ -10,8 +10,8 @@ from functools import lru_cache
 import numpy as np
 
 from anomscan.errors import InputError
-from anomscan.images.glance import DETAIL, PARTS, Glance, detail_of, glance_at, read_deep
 from anomscan.images.find import Found, Search, Unreadable
+from anomscan.images.glance import DETAIL, PARTS, Glance, detail_of, glance_at, read_deep
 from anomscan.images.levels import decide, parse_range
 from anomscan.pipeline import available_cores, in_order
 from anomscan.scoring.gallery import Gallery

@@ -113,7 +113,7 @@ def decode(path: str, preprocessing: Preprocessing, page: int | None = None) -> 
     with opened(path, size, preprocessing.reading, page) as (image, identity, remarks):
         small = image.resize(size, RESAMPLES[preprocessing.resample]).convert("RGB")
         pixels = np.ascontiguousarray(small)
-        remarks = replace(remarks, flat=bool(pixels.min() == pixels.max()))
+        remarks = replace(remarks, flat=bool((pixels == pixels[0, 0]).all()))
         return Decoded(Source(path, page).name, pixels, path, identity, remarks)
 
 
@@ -143,8 +143,6 @@ def opened(
     storage = storage_of(path)
     try:
         identity = storage.identity(path)
-        if not identity.is_file:
-            raise UnreadableImage("not a regular file")
         with storage.open(path) as file, _image_in(file, identity.size) as image:
             if page is not None and page > 1:
                 image.seek(page - 1)
@@ -154,7 +152,12 @@ def opened(
                 )
             image.draft(None, (2 * size[0], 2 * size[1]))
             with PIXELS_IN_FLIGHT.reserved(image.width * image.height):
-                yield _read(image, file, reading, page, identity)
+                read = _read(image, file, reading, page, identity)
+                try:
+                    yield read
+                finally:  # give the memory back before others may take as much
+                    read[0].close()
+                    image.close()
     except DECODE_ERRORS as error:
         raise UnreadableImage(_reason(error)) from error
 
@@ -234,10 +237,8 @@ def _orientation(image: Image.Image) -> Image.Transpose | None:
 
 def _opaque(image: Image.Image) -> Image.Image:
     """Greyscale as it is, all else in RGB; transparency over white, unless nothing at all is visible."""
-    if image.mode == "L" and not image.has_transparency_data:
-        return image
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode in ("L", "RGB") else image.convert("RGB")
     rgba = image.convert("RGBA")
     if rgba.getchannel("A").getextrema() == (0, 0):
         return rgba.convert("RGB")

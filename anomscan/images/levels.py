@@ -30,6 +30,8 @@ CLIPPED = 0.01
 """Share of an image's pixels outside the range above which it is said to be clipped."""
 _BITS_PER_SAMPLE, _MAX_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 281, 262, 339
 _WHITE_IS_ZERO, _SIGNED = 0, 2
+_PART = 1 << 18
+"""Values that are brought to 8 bits at a time."""
 _LOW_BYTES = {"16L": "16B", "16B": "16L", "16N": "16B"}
 _NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}
 """How pixels lie that libtiff has unpacked, by what Pillow takes those of the other byte order for."""
@@ -71,12 +73,15 @@ class Deep:
                     "index normals of this kind, or state it with --range"
                 )
             levels = Levels(0.0, self.declared)
-        outside = float(((self.values < levels.low) | (self.values > levels.high)).mean())
-        if self.values.dtype == np.uint16:
-            pixels = _in_8_bits(np.arange(1 << 16), levels)[self.values]
-        else:
-            pixels = _in_8_bits(self.values, levels)
-        return (pixels if self.alpha is None else np.dstack([pixels, self.alpha])), outside
+        pixels, outside = np.empty(self.values.shape, np.uint8), 0
+        of_16_bits = _in_8_bits(np.arange(1 << 16), levels)
+        step = max(1, _PART // max(1, self.values[:1].size))
+        for rows in (slice(i, i + step) for i in range(0, len(pixels), step)):  # memory, for line scans
+            part = self.values[rows]
+            outside += int(((part < levels.low) | (part > levels.high)).sum())
+            pixels[rows] = of_16_bits[part] if part.dtype == np.uint16 else _in_8_bits(part, levels)
+        share = outside / max(1, pixels.size)
+        return (pixels if self.alpha is None else np.dstack([pixels, self.alpha])), share
 
     def used(self) -> Levels:
         """The range that nearly all of its pixels use."""
@@ -155,7 +160,7 @@ def _pnm(image: ImageFile, file: BinaryIO, maxval: int) -> Deep:
 
 
 def _grey_16(image: ImageFile, file: BinaryIO) -> Deep:
-    values = np.asarray(image).astype(np.uint16)
+    values = np.asarray(image).astype(np.uint16, copy=False)
     declared = _believed(_declared(image, file), values)
     if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         values = np.uint16(declared or 65535) - values

@@ -99,7 +99,7 @@ def test_the_normals_decide(tmp_path: Path) -> None:
     without = measure_blocks(tokens, decoded([same] * 2), tmp_path).gate
     assert (without.alignment, without.weight) == (None, 0)
     assert "no map" in without.record()["reason"]
-    with pytest.raises(InputError, match="none of the normal images"):
+    with pytest.raises(InputError, match="none of the 1 normal images"):
         measure_blocks(backbone, [Unreadable("x", "broken")], tmp_path)
 
 

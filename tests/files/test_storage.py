@@ -71,3 +71,10 @@ def test_a_published_file_replaces_the_old_one_at_once(tmp_path: Path) -> None:
     assert (tmp_path / "x").read_text() == "new"
     with pytest.raises(FileNotFoundError):
         storage_of("x").publish(tmp_path / "staged", str(tmp_path / "x"))
+
+
+def test_a_pipe_that_nobody_writes_to_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", tmp_path, Path("/dev/zero")):
+        with pytest.raises(OSError, match="not a regular file"):
+            storage_of(str(path)).open(str(path))

@@ -124,7 +124,7 @@ def test_a_time_budget_stops_the_training(fit: Fit, normal_folder: Path, tmp_pat
 
 def test_the_adapted_weights_can_be_given_back(adapted: Path, normal_folder: Path, tmp_path: Path) -> None:
     weights = str(adapted / read_manifest(str(adapted)).files[WEIGHTS].name)
-    options = IndexOptions(BackboneChoice("resnet10t", weights, SIZE))
+    options = IndexOptions(BackboneChoice("resnet10t", weights, SIZE), "knn")
     index(str(normal_folder), str(tmp_path / "again"), options, silent)
     first, again = (
         read_model(str(folder), threads=1).gallery.vectors() for folder in (adapted, tmp_path / "again")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from PIL import Image
 
 from anomscan.errors import UnreadableImage
 from anomscan.files.storage import Identity
+from anomscan.images import decode as module
+from anomscan.images.budget import Budget
 from anomscan.images.decode import (
     Decoded,
     decode,
@@ -240,10 +243,9 @@ def test_a_decoded_image_knows_its_file_and_its_state(tmp_path: Path) -> None:
     assert decoded.identity == Identity.of(os.stat(tmp_path / "a.png"))
     assert not decoded.remarks.flat
     assert decoded.pixels.flags.c_contiguous
-    Image.new("RGB", (40, 40), "red").save(tmp_path / "flat.png")
-    assert not decode(str(tmp_path / "flat.png"), PREPROCESSING).remarks.flat
-    Image.new("L", (40, 40), 7).save(tmp_path / "flat.png")
-    assert decode(str(tmp_path / "flat.png"), PREPROCESSING).remarks.flat
+    for flat in (Image.new("RGB", (40, 40), "red"), Image.new("L", (40, 40), 7)):
+        flat.save(tmp_path / "flat.png")
+        assert decode(str(tmp_path / "flat.png"), PREPROCESSING).remarks.flat
 
 
 def pages(path: Path) -> str:
@@ -269,6 +271,33 @@ def test_further_pages_are_remarked_or_looked_at(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImage):
         decode(path, PREPROCESSING, page=9)
     assert Image.open(io.BytesIO(thumbnail(f"{path}#3", 8, Reading()))).convert("L").getpixel((0, 0)) == 30
+
+
+def test_threads_decode_no_more_pixels_at_a_time_than_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight threads, room for two images; one that is larger than all is decoded alone."""
+    for seed in range(12):
+        draw(seed, side=40).save(tmp_path / f"{seed:02}.png")
+    draw(12, side=90).save(tmp_path / "wide.png")
+    monkeypatch.setattr(module, "PIXELS_IN_FLIGHT", Budget(2 * 40 * 40))
+    inside: list[int] = []
+    together: list[int] = []
+
+    def read(image: Image.Image, *arguments: Any) -> Any:
+        inside.append(image.width * image.height)
+        together.append(sum(inside))
+        time.sleep(0.01)
+        try:
+            return own(image, *arguments)
+        finally:
+            inside.remove(image.width * image.height)
+
+    own = module._read
+    monkeypatch.setattr(module, "_read", read)
+    decoded = list(decode_all(find([str(tmp_path)]), PREPROCESSING, threads=8))
+    assert all(isinstance(image, Decoded) for image in decoded)
+    assert (len(decoded), sorted(set(together))) == (13, [40 * 40, 2 * 40 * 40, 90 * 90])
 
 
 @pytest.mark.parametrize("suffix", ["bmp", "tif"])

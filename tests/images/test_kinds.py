@@ -376,6 +376,14 @@ KINDS = [
 ]
 
 
+def test_a_reduced_version_and_further_pages_are_remarked(tmp_path: Path) -> None:
+    preprocessing = replace(PREPROCESSING, reading=NO_RANGE)
+    for make, thumbnail, further in ((reduced_first, True, 0), (pages, False, 2)):
+        make(tmp_path / "a.tif")
+        remarks = decode(str(tmp_path / "a.tif"), preprocessing).remarks
+        assert (remarks.thumbnail, remarks.pages) == (thumbnail, further)
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # ``__main__`` does so
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.row}, {kind.suffix}")
 def test_what_a_file_becomes(kind: Kind, tmp_path: Path) -> None:

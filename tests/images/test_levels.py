@@ -123,6 +123,16 @@ def test_a_range_becomes_0_to_255_and_the_rest_is_clipped() -> None:
         found.in_8_bits(None)
 
 
+@pytest.mark.parametrize("shape", [(700, 500), (3, 400_000), (400_000, 1), (500, 400, 3)])
+def test_a_large_image_is_brought_to_8_bits_part_by_part(shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).integers(0, 65536, shape).astype(np.uint16)
+    whole = np.floor((values - 1000.0) * 255 / 50_000).clip(0, 255)
+    for kind in (np.uint16, np.int32, np.float32):
+        pixels, outside = Deep(values.astype(kind), None, 65535.0).in_8_bits(Levels(1000, 51_000))
+        np.testing.assert_array_equal(pixels, whole)
+        assert outside == pytest.approx(((values < 1000) | (values > 51_000)).mean())
+
+
 def test_what_is_no_number_is_dark() -> None:
     values = np.array([[np.nan, 0, 1, np.inf]], np.float32)
     pixels, _ = Deep(values, None, None).in_8_bits(Levels(0, 1))
