@@ -30,7 +30,7 @@ from anomscan.errors import UnreadableImage
 from anomscan.files.storage import Identity, storage_of
 from anomscan.images.budget import PIXELS_IN_FLIGHT
 from anomscan.images.find import Found, Source, Unreadable, reason_of
-from anomscan.images.levels import CLIPPED, Deep, deep
+from anomscan.images.levels import CLIPPED, Deep, deep, know_more_tiffs
 from anomscan.pipeline import in_order
 from anomscan.types import Levels, Pixels, Preprocessing, Reading
 
@@ -188,17 +188,24 @@ def _image_in(file: BinaryIO, size: int) -> Iterator[Image.Image]:
     file.seek(max(0, size - _ZEROS))
     hollow = size > _ZEROS and not any(file.read(_ZEROS))
     file.seek(0)
-    try:
-        image = Image.open(file, formats=FORMATS)
-    except UnidentifiedImageError as error:
-        file.seek(0)
-        if file.read(4) in _TIFF_MAGIC:
-            raise UnreadableImage("a TIFF of a kind that cannot be read, or a damaged one") from error
-        raise
-    with image:
+    with open_image(file) as image:
         if hollow and image.format in _NEVER_END_IN_ZEROS:
             raise UnreadableImage("it ends in zeros: cut off, or still being written")
         yield image
+
+
+def open_image(file: BinaryIO) -> Image.Image:
+    """The image in a file, not yet decoded; raises one of ``DECODE_ERRORS``, or UnreadableImage."""
+    magic = file.read(4)
+    file.seek(0)
+    if magic in _TIFF_MAGIC:
+        know_more_tiffs()
+    try:
+        return Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        if magic in _TIFF_MAGIC:
+            raise UnreadableImage("a TIFF of a kind that cannot be read, or a damaged one") from error
+        raise
 
 
 def _in_8_bits(values: Deep, levels: Levels | None) -> tuple[Image.Image, float]:
@@ -295,7 +302,7 @@ def every_page(sources: Iterable[Found]) -> Iterator[Found]:
 
 def _count_pages(path: str) -> int:
     try:
-        with storage_of(path).open(path) as file, Image.open(file, formats=FORMATS) as image:
+        with storage_of(path).open(path) as file, open_image(file) as image:
             return _pages(image)
-    except DECODE_ERRORS:  # the decoder will say why
+    except (*DECODE_ERRORS, UnreadableImage):  # the decoder will say why
         return 1

@@ -12,7 +12,7 @@ from PIL.ImageFile import ImageFile
 from anomscan.errors import UnreadableImage
 from anomscan.files.storage import storage_of
 from anomscan.images.budget import PIXELS_IN_FLIGHT
-from anomscan.images.decode import DECODE_ERRORS, FORMATS, opened
+from anomscan.images.decode import DECODE_ERRORS, open_image, opened
 from anomscan.images.find import Found, Source, Unreadable
 from anomscan.images.levels import Deep, deep
 from anomscan.types import Reading
@@ -92,7 +92,7 @@ def read_deep(source: Found, reading: Reading) -> Deep | None:
     if isinstance(source, Unreadable):
         return None
     try:
-        with storage_of(source.path).open(source.path) as file, Image.open(file, formats=FORMATS) as image:
+        with storage_of(source.path).open(source.path) as file, open_image(file) as image:
             if not isinstance(image, ImageFile) or image.width * image.height > reading.max_pixels:
                 return None
             with PIXELS_IN_FLIGHT.reserved(image.width * image.height):

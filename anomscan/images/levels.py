@@ -10,11 +10,12 @@ import re
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from anomscan.errors import UnreadableImage, UsageError
@@ -35,15 +36,6 @@ _PART = 1 << 18
 _LOW_BYTES = {"16L": "16B", "16B": "16L", "16N": "16B"}
 _NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}
 """How pixels lie that libtiff has unpacked, by what Pillow takes those of the other byte order for."""
-
-for _order, _photometric, _bits, _modes in (
-    (b"MM", 0, 16, ("I;16B", "I;16B")),
-    (b"II", 0, 12, ("I;16", "I;12")),
-    (b"MM", 0, 12, ("I;16", "I;12")),
-    (b"MM", 1, 12, ("I;16", "I;12")),
-    (b"MM", 1, 32, ("I", "I;32BS")),
-):  # Pillow unpacks them all, and knows of the other byte order or of black as zero only
-    TiffImagePlugin.OPEN_INFO.setdefault((_order, _photometric, (1,), 1, (_bits,), ()), _modes)
 
 
 @dataclass(frozen=True)
@@ -95,6 +87,24 @@ class Deep:
 def _in_8_bits(values: NDArray[Any], levels: Levels) -> Pixels:
     scaled = (values.astype(np.float64) - levels.low) * 255.0 / (levels.high - levels.low)
     return np.nan_to_num(scaled).clip(0, 255).astype(np.uint8)
+
+
+@lru_cache(1)
+def know_more_tiffs() -> None:
+    """Tell Pillow of TIFFs that it can unpack and knows only in the other byte order, or where zero is black.
+
+    Not before one is met: importing what reads them takes as long as reading a photograph.
+    """
+    from PIL import TiffImagePlugin
+
+    for order, photometric, bits, modes in (
+        (b"MM", 0, 16, ("I;16B", "I;16B")),
+        (b"II", 0, 12, ("I;16", "I;12")),
+        (b"MM", 0, 12, ("I;16", "I;12")),
+        (b"MM", 1, 12, ("I;16", "I;12")),
+        (b"MM", 1, 32, ("I", "I;32BS")),
+    ):
+        TiffImagePlugin.OPEN_INFO.setdefault((order, photometric, (1,), 1, (bits,), ()), modes)
 
 
 def deep(image: ImageFile, file: BinaryIO) -> Deep | None:

@@ -269,3 +269,14 @@ def test_the_options_load_no_heavy_library() -> None:
         [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, check=True, text=True
     )
     assert printed.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("file", ["extractor.onnx", "extractor.safetensors"])
+def test_a_full_disk_is_an_error_of_the_system(
+    small: BackboneChoice, normal_folder: Path, tmp_path: Path, file: str
+) -> None:
+    """Whose sentence is made above; safetensors' own writer raises something else."""
+    (tmp_path / file).symlink_to("/dev/full")
+    options, info = AdaptOptions("none", small, scorer="knn"), asked_scorer("knn", "knn", (), "none")
+    with pytest.raises(OSError, match="No space left"):
+        make_network(find_images(str(normal_folder)), options, info, tmp_path, silent)

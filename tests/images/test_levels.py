@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from anomscan.errors import UnreadableImage, UsageError
+from anomscan.images.decode import open_image
 from anomscan.images.levels import Deep, decide, deep, parse_range
 from anomscan.types import Levels
 from tests.images.files import png, pnm, tiff
@@ -15,7 +16,7 @@ RAMP = np.tile(np.linspace(0, 4095, 40), (30, 1)).astype(np.uint16)
 
 
 def read(path: Path) -> Deep | None:
-    with open(path, "rb") as file, Image.open(file) as image:
+    with open(path, "rb") as file, open_image(file) as image:
         return deep(image, file)
 
 
