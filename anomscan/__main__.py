@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -9,8 +10,10 @@ import warnings
 from types import FrameType
 from typing import NoReturn
 
-from anomscan.cli import app
-from anomscan.errors import AnomscanError
+gc.set_threshold(50_000)  # importing makes many objects and no garbage
+
+from anomscan.cli import app  # noqa: E402
+from anomscan.errors import AnomscanError  # noqa: E402
 
 TRAINING_PACKAGES = ("torch", "torchvision", "timm", "safetensors", "onnx", "onnxscript")
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")

@@ -29,7 +29,7 @@ def anomscan(code: Path, *arguments: str | Path) -> int:
     """Run the command line of the checkout ``code`` on the sample data of this one; returns its exit code."""
     environment = {**os.environ, "PYTHONPATH": str(code)}
     return subprocess.run(
-        [sys.executable, "-m", "anomscan", *arguments],
+        [sys.executable, "-P", "-m", "anomscan", *arguments],
         env=environment,
         cwd=HERE,
         stderr=subprocess.DEVNULL,

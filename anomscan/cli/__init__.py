@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
-from pkgutil import iter_modules
 from typing import Annotated
 
 import typer
@@ -38,8 +39,16 @@ def root(
 
 
 def _verbs() -> list[str]:
-    """The verbs: modules here that hold a function of their own name."""
-    there = {module.name for module in iter_modules(__path__)} - {"console", "options"}
+    """The verbs: modules here that hold a function of their own name; just the one that is asked for."""
+    names = {name.removesuffix(".py") for folder in __path__ for name in os.listdir(folder)}
+    there = {name for name in names if name.isidentifier()} - {
+        "__init__",
+        "__pycache__",
+        "console",
+        "options",
+    }
+    if sys.argv[1:2] and sys.argv[1] in there:
+        return [sys.argv[1]]
     return [*(name for name in _ORDER if name in there), *sorted(there.difference(_ORDER))]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,7 +24,7 @@ def part_in(folder: Path) -> Iterator[Path]:
         OSError: the folder cannot be written.
     """
     remove_leftovers(folder)
-    path = folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
+    path = folder / f"{_PREFIX}{os.urandom(8).hex()}{_SUFFIX}"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         try_lock(descriptor)
