@@ -17,6 +17,11 @@ def plain_path(path: str) -> str:
     return "./" + path if path.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else path
 
 
+def many(count: int, one: str, more: str) -> str:
+    """A number and what there is of it: ``1 file has``, ``2 files have``."""
+    return f"{count} {one if count == 1 else more}"
+
+
 def now() -> str:
     """The time of day, for the record."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from anomscan.text import now, plain_path, printable
+from anomscan.text import many, now, plain_path, printable
 
 
 def test_printable_escapes_what_a_terminal_cannot_show() -> None:
@@ -24,3 +24,11 @@ def test_the_time_for_the_record_has_seconds_and_a_zone() -> None:
     assert time.utcoffset() == datetime.timedelta(0)
     assert time.microsecond == 0
     assert abs(datetime.datetime.now(datetime.UTC) - time) < datetime.timedelta(minutes=1)
+
+
+def test_one_is_one() -> None:
+    assert [many(n, "file has", "files have") for n in (0, 1, 2)] == [
+        "0 files have",
+        "1 file has",
+        "2 files have",
+    ]

@@ -15,7 +15,7 @@ from anomscan.images.decode import Decoded, decode_all
 from anomscan.images.find import Found, Unreadable, find_images
 from anomscan.pipeline import available_cores
 from anomscan.text import printable
-from anomscan.types import Preprocessing, Progress
+from anomscan.types import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,6 @@ class Material:
 def decoded(sources: Iterable[Found], preprocessing: Preprocessing) -> Iterator[Decoded | Unreadable]:
     """The images, decoded side by side, in order."""
     return decode_all(sources, preprocessing, available_cores())
-
-
-def counted(
-    what: str, images: Iterable[Decoded | Unreadable], total: int, progress: Progress
-) -> Iterator[Decoded | Unreadable]:
-    """The same images; each is reported to ``progress`` once it was used."""
-    for done, image in enumerate(images, start=1):
-        yield image
-        progress(what, done, total, "")
 
 
 def find_others(preset: Preset, options: AdaptOptions) -> dict[str, list[Found]]:

@@ -13,7 +13,7 @@ import safetensors.torch
 
 from anomscan.adapt.adaptation import Adapted, Resources, adapt_backbone
 from anomscan.adapt.backbones import Backbone, load_backbone
-from anomscan.adapt.folders import Folder, Material, classes_of, counted, decoded, find_others, set_aside
+from anomscan.adapt.folders import Folder, Material, classes_of, decoded, find_others, set_aside
 from anomscan.adapt.onnx_export import FromPixels, L2Normalise, check_parity, write_onnx
 from anomscan.adapt.options import AdaptOptions
 from anomscan.adapt.presets import Preset, find_preset
@@ -22,7 +22,7 @@ from anomscan.images.decode import Decoded
 from anomscan.images.find import Found, Unreadable
 from anomscan.network.extractor import Extractor
 from anomscan.network.network import EXTRACTOR, WEIGHTS, MethodInfo, Network
-from anomscan.pipeline import available_cores
+from anomscan.pipeline import available_cores, counted
 from anomscan.scoring.info import ScorerInfo
 from anomscan.types import Metric, Progress
 
@@ -87,7 +87,7 @@ def make_network(
         options.seed,
         adapted.steps,
         adapted.loss,
-        adapted.settings,
+        {**adapted.settings, **read.settings},
         _selection(adapted.selection, read.record),
     )
     return Network(files, backbone.info, backbone.preprocessing, method, adapted.learnt)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,14 @@ from anomscan.images.find import Unreadable
 
 @dataclass(frozen=True)
 class Read:
-    """The modules, in a row, from normalised pixels to features, and what was chosen, for ``model.json``."""
+    """The modules, in a row, from normalised pixels to features.
+
+    For ``model.json``: ``record`` is what the normals chose, ``settings`` what was set.
+    """
 
     modules: Sequence[nn.Module]
     record: dict[str, Any] | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 class Readout(Part):
@@ -94,7 +98,7 @@ class RootedHead(Head):
     ) -> Read:
         """The network and what the normals make of its features; see ``whitening``."""
         rooted = RootedFeatures(features_of(network, backbone, normals, scratch))
-        return Read([*network, rooted])
+        return Read([*network, rooted], settings=rooted.settings)
 
 
 class Stages(Readout):
@@ -140,4 +144,4 @@ class RootedStages(Readout):
         """The backbone, whatever stands beside it in ``network``; see ``stage_readout`` and ``whitening``."""
         measured = measure_blocks(backbone, normals, scratch)
         module = RootedStageReadout(measured.outputs, measured.gate, measured.blocks)
-        return Read([module], measured.gate.record())
+        return Read([module], measured.gate.record(), module.settings)

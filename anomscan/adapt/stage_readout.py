@@ -142,9 +142,11 @@ class RootedStageReadout(nn.Module):
         super().__init__()
         self.outputs = outputs
         weights = [1.0] + [gate.weight] * (len(blocks) - 1)
-        self.rooted = nn.ModuleList(
+        rooted = [
             RootedFeatures(block, weight) for block, weight in zip(blocks, weights, strict=True) if weight > 0
-        )
+        ]
+        self.settings = rooted[0].settings
+        self.rooted = nn.ModuleList(rooted)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised pixels to features, (N, D)."""

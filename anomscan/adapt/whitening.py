@@ -8,6 +8,7 @@ much among the normals counts a little less, by a small power of their covarianc
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,6 +97,11 @@ class RootedFeatures(nn.Module):
         self.common = float(common)
         after = float(self(torch.from_numpy(np.ascontiguousarray(normals))).square().sum(dim=1).mean())
         self.scale = (weight * spread / after) ** 0.5 if after > 0 else 1.0
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What shaped it, for ``model.json``."""
+        return {"root": self.rooted, "whitening": POWER, "shrinkage": round(self.shrinkage, 4)}
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, D) to (N, D)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -10,18 +11,17 @@ from functools import lru_cache
 import numpy as np
 
 from anomscan.errors import InputError
+from anomscan.fit.sets import Sets
 from anomscan.images.find import Found, Search, Unreadable
-from anomscan.images.glance import DETAIL, PARTS, Glance, detail_of, glance_at, read_deep
+from anomscan.images.glance import DETAIL, LEAST_DIFFERENCE, PARTS, Glance, detail_of, glance_at, read_deep
 from anomscan.images.levels import decide, parse_range
 from anomscan.pipeline import available_cores, in_order
 from anomscan.scoring.gallery import Gallery
-from anomscan.text import printable
+from anomscan.text import many, printable
 from anomscan.types import MAX_PIXELS, Features, Levels, Progress, Reading
 
 FEWEST_LEVELS = 64
 """Grey levels below which an image is said to use few."""
-LEAST_DIFFERENCE = 0.25
-"""Grey levels by which normals differ, as small pictures, from what they share; else they show nothing."""
 COPY, COPY_OF_ANY = 0.2, 0.03
 """Distance of two small pictures up to which one is a copy of the other: as a share of the distance to the
 eighth nearest, in the middle of the normals, or of that of any two, whichever is more."""
@@ -128,22 +128,13 @@ def _check_not_alike(pictures: Features, glances: list[Glance]) -> None:
 
 def _copies(glances: list[Glance], pictures: Features, reading: Reading) -> dict[str, int]:
     """The number of the set of copies that an image belongs to, by its path, of those that have copies."""
-    details = _Details(reading)
-    parent = np.arange(len(glances))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = i = parent[parent[i]]
-        return i
-
+    details, sets = _Details(reading), Sets(range(len(glances)))
     for i, j in _near(pictures):
-        if root(i) != root(j) and details.agree(glances[i], glances[j]):
-            parent[root(i)] = root(j)
-    roots = np.array([root(i) for i in range(len(glances))])
-    _, sets, sizes = np.unique(roots, return_inverse=True, return_counts=True)
-    return {
-        glance.path: int(number) for glance, number in zip(glances, sets, strict=True) if sizes[number] > 1
-    }
+        if sets.of(i) != sets.of(j) and details.agree(glances[i], glances[j]):
+            sets.join(i, j)
+    numbers = [sets.of(i) for i in range(len(glances))]
+    sizes = Counter(numbers)
+    return {glance.path: i for glance, i in zip(glances, numbers, strict=True) if sizes[i] > 1}
 
 
 def _near(pictures: Features) -> Iterator[tuple[int, int]]:
@@ -202,8 +193,8 @@ def _on_copies(copies: dict[str, int], total: int) -> list[str]:
     if not extra:
         return []
     return [
-        f"{extra} of {total} normals are copies, or nearly, of others: a set of copies counts "
-        "once, and is held out together"
+        f"{extra} of {total} normals {'is a copy' if extra == 1 else 'are copies'}, or nearly, of others: "
+        "a set of copies counts once, and is held out together"
     ]
 
 
@@ -220,4 +211,5 @@ def _on_levels(glances: Iterable[Glance]) -> list[str]:
 
 def _on_pages(glances: Iterable[Glance]) -> list[str]:
     several = sum(glance.pages > 0 for glance in glances)
-    return [f"{several} files have further pages or frames that were not looked at"] if several else []
+    files = many(several, "file has", "files have")
+    return [f"{files} further pages or frames that were not looked at"] if several else []

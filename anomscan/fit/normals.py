@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from anomscan.errors import ModelNotFound, UsageError
 from anomscan.fit.look import EVERYTHING, Gathering, Look
+from anomscan.fit.sets import Sets
 from anomscan.images.find import Found, find_images
 from anomscan.model.folder import read_manifest
 from anomscan.model.manifest import GroupRule, HoldOut
@@ -112,19 +113,12 @@ def group_names(paths: Sequence[str], group_by: GroupRule, copies: Mapping[str, 
         A name for each; of groups that became one, the first in order.
     """
     own = [group_name(path, group_by) for path in paths]
-    parent = {name: name for name in own}
-
-    def root(name: str) -> str:
-        while parent[name] != name:
-            parent[name] = name = parent[parent[name]]
-        return name
-
+    sets = Sets(own)
     first: dict[int, str] = {}
     for path, name in zip(paths, own, strict=True):
         if path in copies:
-            one, other = root(name), root(first.setdefault(copies[path], name))
-            parent[max(one, other)] = min(one, other)
-    return [root(name) for name in own]
+            sets.join(name, first.setdefault(copies[path], name))
+    return [sets.of(name) for name in own]
 
 
 def group_name(path: str, group_by: GroupRule) -> str:

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from anomscan.errors import InputError, NoImages
 from anomscan.files.storage import Identity, Storage, storage_of
 from anomscan.files.streams import stdin_paths
-from anomscan.text import printable
+from anomscan.text import many, printable
 
 SUFFIXES = frozenset(
     (
@@ -122,16 +122,20 @@ class Search:
         lines = []
         if self.other_files:
             most = ", ".join(f"{suffix} {count}" for suffix, count in self.other_files.most_common(5))
-            total = self.other_files.total()
-            files = f"{total} file{'s' * (total != 1)} without an image suffix"
-            lines.append(f"{files} {'were' if total != 1 else 'was'} not looked at ({most})")
-        for why, what in (
-            ("hidden", "hidden or system names were passed over"),
-            ("excluded", "names were excluded"),
-            ("young", "files are too young and were left for the next run"),
+            without = "without an image suffix"
+            files = many(self.other_files.total(), f"file {without} was", f"files {without} were")
+            lines.append(f"{files} not looked at ({most})")
+        for why, one, more in (
+            ("hidden", "hidden or system name was passed over", "hidden or system names were passed over"),
+            ("excluded", "name was excluded", "names were excluded"),
+            (
+                "young",
+                "file is too young and was left for the next run",
+                "files are too young and were left for the next run",
+            ),
         ):
             if self.passed_over[why]:
-                lines.append(f"{self.passed_over[why]} {what}")
+                lines.append(many(self.passed_over[why], one, more))
         return lines
 
     def why_nothing(self) -> str:

@@ -15,10 +15,12 @@ from anomscan.images.budget import PIXELS_IN_FLIGHT
 from anomscan.images.decode import DECODE_ERRORS, open_image, opened
 from anomscan.images.find import Found, Source, Unreadable
 from anomscan.images.levels import Deep, deep
-from anomscan.types import Reading
+from anomscan.types import Pixels, Reading
 
 DETAIL = 256
 """Largest side of the part of an image whose detail is looked at."""
+LEAST_DIFFERENCE = 0.25
+"""Grey levels by which images differ, as small pictures, from what they share; else they show nothing."""
 GLANCE, PARTS = 16, 256
 """Rows and columns of a small look, and into how many parts of a grey level it is exact."""
 
@@ -61,6 +63,15 @@ def _small(grey: Image.Image) -> NDArray[np.uint16]:
     reduced = grey.reduce(max(1, min(grey.size) // GLANCE**2)).convert("F")
     means = np.asarray(reduced.resize((GLANCE, GLANCE), Image.Resampling.BOX))
     return (means * PARTS).clip(0, 65535).astype(np.uint16)
+
+
+def small_picture(pixels: Pixels) -> NDArray[np.float32]:
+    """The same of an image as the network gets it: (GLANCE, GLANCE) float32, or less where that has less."""
+    rows, columns = (min(GLANCE, side) for side in pixels.shape[:2])
+    high, wide = pixels.shape[0] // rows, pixels.shape[1] // columns
+    cells = pixels[: rows * high, : columns * wide].reshape(rows, high, columns, wide, 3)
+    means: NDArray[np.float32] = cells.mean(axis=(1, 3, 4), dtype=np.float32)
+    return means
 
 
 def detail_of(path: str, reading: Reading, size: tuple[int, int] | None) -> NDArray[np.float32]:

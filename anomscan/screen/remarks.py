@@ -6,17 +6,22 @@ from collections import Counter
 
 import numpy as np
 
+from anomscan.images.decode import Decoded
+from anomscan.images.glance import LEAST_DIFFERENCE, small_picture
 from anomscan.screen.screener import Scored
+from anomscan.text import many
 from anomscan.types import Features
 
-ALIKE = 1e-3
-"""Distance of two images' features, as a share of their length, below which they look the same."""
 FEWEST_ALIKE = 5
 """Images of which it is odd that they all look the same."""
 
 
 class RemarkCounts:
-    """Counts what the decoder found odd, and sees when all images are alike."""
+    """Counts what the decoder found odd, and sees when all images are alike.
+
+    They are where none differs from the first by more than normals that are refused may from each other: a
+    camera that is stuck, or capped, still adds its noise.
+    """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -32,15 +37,19 @@ class RemarkCounts:
             self.counts["flat"] += remarks.flat
             self.counts["thumbnail"] += remarks.thumbnail
             self.counts["further_pages"] += remarks.pages > 0
-        features = scored.outputs.image
-        self._first = features[0].copy() if self._first is None else self._first
-        farthest = np.linalg.norm(features - self._first, axis=1).max()
-        self._alike &= bool(farthest <= ALIKE * np.linalg.norm(self._first))
-        self._images += len(features)
+            self._alike = self._alike and self._is_like_the_first(image)
+        self._images += len(scored.images)
+
+    def _is_like_the_first(self, image: Decoded) -> bool:
+        picture = small_picture(image.pixels)
+        if self._first is None:
+            self._first = picture
+        difference = float(np.sqrt(np.square(picture - self._first).mean()))
+        return difference <= 2 * LEAST_DIFFERENCE
 
     @property
     def alike(self) -> bool:
-        """Whether all images, of several, look the same to the network."""
+        """Whether all images, of several, look the same."""
         return self._alike and self._images >= FEWEST_ALIKE
 
     def messages(self) -> list[str]:
@@ -51,15 +60,22 @@ class RemarkCounts:
                 f"all {self._images} images look the same: is the camera stuck, the lens capped, the range "
                 "of grey levels another?"
             )
-        for what, sentence in (
+        for what, one, more, sentence in (
             (
                 "clipped",
-                "images have over 1 % of their pixels outside the normals' range of grey levels",
+                "image has",
+                "images have",
+                "over 1 % of pixels outside the normals' range of levels",
             ),
-            ("flat", "images are of one single colour"),
-            ("thumbnail", "files hold a reduced version first, and that was looked at"),
-            ("further_pages", "files have further pages or frames that were not looked at; see --pages all"),
+            ("flat", "image is", "images are", "of one single colour"),
+            ("thumbnail", "file holds", "files hold", "a reduced version first, and that was looked at"),
+            (
+                "further_pages",
+                "file has",
+                "files have",
+                "further pages or frames that were not looked at; see --pages all",
+            ),
         ):
             if self.counts[what]:
-                lines.append(f"{self.counts[what]} {sentence}")
+                lines.append(f"{many(self.counts[what], one, more)} {sentence}")
         return lines

@@ -52,7 +52,7 @@ def test_what_is_not_looked_at_is_counted_on_stderr_and_in_the_summary(
     assert names(done.stdout, files) == ["a.png", "b.pgm", "masks/a.png", "sub/c.jpg"]
     said = done.stderr.decode().splitlines()
     assert said[0].startswith("5 files without an image suffix were not looked at (.jp2 2, ")
-    assert said[1:] == ["5 hidden or system names were passed over", "1 names were excluded"]
+    assert said[1:] == ["5 hidden or system names were passed over", "1 name was excluded"]
     summary = json.loads((tmp_path / "s.json").read_text())
     assert summary["not_looked_at"] == {".jp2": 2, ".raw": 1, ".db": 1, "none": 1}
     assert summary["passed_over"] == {"hidden": 5, "excluded": 1}
@@ -119,7 +119,7 @@ def test_files_that_are_young_are_left_for_the_next_run(
     draw(0).save(incoming / "new.png")
     some = run("score", incoming, "--model", model_folder, "--min-age", "0.25")
     assert names(some.stdout, incoming) == [f"{i}.png" for i in range(6)]
-    assert b"1 files are too young" in some.stderr
+    assert b"1 file is too young" in some.stderr
     nothing = run("score", ".", "--model", model_folder, "--exclude", "*")
     assert (nothing.returncode, nothing.stdout) == (1, b"")
     assert nothing.stderr.startswith(b"anomscan: no images to score: ")
@@ -184,8 +184,8 @@ def test_images_of_another_range_or_of_one_colour_or_all_alike_are_said(run: Run
     Image.new("L", (96, 96), 7).save(tmp_path / "new" / "flat.png")
     done = run("score", "new", "--model", "m", "--summary", "s.json")
     assert done.stderr.decode().splitlines() == [
-        "1 images have over 1 % of their pixels outside the normals' range of grey levels",
-        "1 images are of one single colour",
+        "1 image has over 1 % of pixels outside the normals' range of levels",
+        "1 image is of one single colour",
     ]
     assert json.loads((tmp_path / "s.json").read_text())["remarks"] == {
         "clipped": 1,

@@ -340,7 +340,7 @@ def test_the_bound_on_false_alarms_holds_whatever_copies_there_are(tmp_path: Pat
 def test_further_pages_are_said(tmp_path: Path) -> None:
     drawn(tmp_path, range(3))
     draw(7).save(tmp_path / "film.tif", save_all=True, append_images=[draw(8), draw(9)])
-    assert look(tmp_path).notes == ["1 files have further pages or frames that were not looked at"]
+    assert look(tmp_path).notes == ["1 file has further pages or frames that were not looked at"]
 
 
 def test_a_constant_end_of_a_normal_is_remembered(tmp_path: Path) -> None:
@@ -358,7 +358,7 @@ def test_what_is_excluded_is_neither_looked_at_nor_indexed(tmp_path: Path) -> No
     (tmp_path / "n" / ".thumbnails").mkdir()
     found = Normals.find(str(tmp_path / "n"), Gathering(("*_mask.png",)))
     assert [Path(source.path).name for source in found.sources] == ["000.png", "001.png", "002.png"]
-    assert found.look.notes == ["1 hidden or system names were passed over", "1 names were excluded"]
+    assert found.look.notes == ["1 hidden or system name was passed over", "1 name was excluded"]
 
 
 def test_a_limit_of_pixels_is_that_of_every_image_to_come(tmp_path: Path) -> None:

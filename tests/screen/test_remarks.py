@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from anomscan.images.decode import Remarks
 from anomscan.screen.remarks import FEWEST_ALIKE, RemarkCounts
 from anomscan.screen.screener import Scored
+from tests.conftest import draw
 from tests.fakes import scored
 
 
@@ -22,7 +24,7 @@ def with_remarks(*remarks: Remarks) -> Scored:
     [
         (
             Remarks(clipped=True),
-            "2 images have over 1 % of their pixels outside the normals' range of grey levels",
+            "2 images have over 1 % of pixels outside the normals' range of levels",
         ),
         (Remarks(flat=True), "2 images are of one single colour"),
         (Remarks(thumbnail=True), "2 files hold a reduced version first, and that was looked at"),
@@ -43,25 +45,45 @@ def test_what_is_odd_is_counted_over_batches_and_said(remarks: Remarks, sentence
     assert sum(counts.counts.values()) == 2
 
 
-def features(*vectors: list[float]) -> Scored:
-    names = [str(i) for i in range(len(vectors))]
-    return scored(names, [0.0] * len(vectors), features=np.array(vectors, np.float32))
+def shown(*pixels: NDArray[np.float64]) -> Scored:
+    batch = scored([str(i) for i in range(len(pixels))], [0.0] * len(pixels))
+    images = [
+        replace(image, pixels=picture.clip(0, 255).astype(np.uint8))
+        for image, picture in zip(batch.images, pixels, strict=True)
+    ]
+    return replace(batch, images=images)
 
 
-def test_images_that_look_the_same_are_said_from_five_on() -> None:
+def noise(seed: int) -> NDArray[np.float64]:
+    """What every sensor adds, capped or not."""
+    return np.random.default_rng(seed).normal(0, 2, (224, 224, 3))
+
+
+@pytest.mark.parametrize("scene", ["capped", "stuck"])
+def test_a_camera_that_is_capped_or_stuck_is_said_whatever_its_noise(scene: str) -> None:
+    still = np.full((224, 224, 3), 6.0) if scene == "capped" else np.asarray(draw(0, side=224), np.float64)
     counts = RemarkCounts()
-    counts.add(features(*[[1, 0, 0]] * (FEWEST_ALIKE - 1)))
+    counts.add(shown(*(still + noise(seed) for seed in range(FEWEST_ALIKE - 1))))
     assert not counts.alike
-    counts.add(features([1, 1e-4, 0]))
+    counts.add(shown(still + noise(9)))
     assert counts.alike
     assert counts.messages()[0].startswith("all 5 images look the same")
-    counts.add(features([1, 0.01, 0]))
+    counts.add(shown(np.asarray(draw(1, side=224), np.float64)))
     assert not counts.alike
     assert counts.messages() == []
 
 
-def test_nothing_odd_is_not_mentioned() -> None:
+def test_good_parts_in_the_same_place_are_not_alike() -> None:
     counts = RemarkCounts()
-    assert not counts.alike
-    counts.add(features([1, 0], [0, 1]))
+    parts = (np.asarray(draw(0, side=224), np.float64) * light for light in np.linspace(0.98, 1.02, 8))
+    counts.add(shown(*parts))
     assert counts.messages() == []
+
+
+def test_one_of_a_kind_is_one() -> None:
+    counts = RemarkCounts()
+    counts.add(with_remarks(Remarks(flat=True, pages=1)))
+    assert counts.messages() == [
+        "1 image is of one single colour",
+        "1 file has further pages or frames that were not looked at; see --pages all",
+    ]
