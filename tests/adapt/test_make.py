@@ -82,7 +82,10 @@ def test_every_preset_makes_a_network_and_trains_what_it_says(
     network = make(method, **given, **({"steps": 2} if preset.trains else {}))
     told = network.method
     assert (told.preset, told.steps) == (method, 2 if preset.trains else 0)
-    assert told.settings == ({**vars(preset.optimisation), "steps": 2} if preset.trains else {})
+    trained = {**vars(preset.optimisation), "steps": 2} if preset.trains else {}
+    assert {name: told.settings[name] for name in trained} == trained
+    rooted = preset.readout.plain is not preset.readout
+    assert told.settings.keys() - trained == ({"root", "whitening", "shrinkage"} if rooted else set())
     assert (told.final_loss is None) == (not preset.trains)
     assert network.learnt.keys() == preset.learns
     assert network.backbone.name == "resnet10t"

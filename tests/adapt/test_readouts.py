@@ -3,11 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch.nn import functional
 
-from anomscan.adapt.readouts import Head, Stages
+from anomscan.adapt.readouts import Head, Readout, RootedHead, RootedStages, Stages
 from anomscan.adapt.stage_readout import StageReadout
+from anomscan.adapt.whitening import POWER
 from anomscan.images.decode import Decoded
 from tests.adapt.networks import random_backbone
 from tests.conftest import draw
@@ -25,9 +27,23 @@ def test_the_head_is_the_network_as_it_is_and_looks_at_nothing(tmp_path: Path) -
 def test_the_stages_are_as_the_normals_say(tmp_path: Path) -> None:
     backbone = random_backbone("resnet10t", 64)
     same = [Decoded(str(i), np.asarray(draw(1, side=64))) for i in range(4)]
-    (readout,), record = vars(Stages().read(backbone, [backbone.model], same, tmp_path)).values()
+    read = Stages().read(backbone, [backbone.model], same, tmp_path)
+    (readout,) = read.modules
     assert isinstance(readout, StageReadout)
-    assert record == readout.gate.record()
+    assert (read.record, read.settings) == (readout.gate.record(), {})
     features = readout(torch.randn(2, 3, 64, 64))
     torch.testing.assert_close(features, functional.normalize(features, dim=1))
     assert Stages.normalises
+
+
+@pytest.mark.parametrize("readout", [RootedHead(), RootedStages()])
+def test_a_rooted_readout_tells_what_shaped_it_and_has_a_plain_one(readout: Readout, tmp_path: Path) -> None:
+    backbone = random_backbone("resnet10t", 64)
+    images = [Decoded(str(i), np.asarray(draw(i, side=64))) for i in range(6)]
+    read = readout.read(backbone, [backbone.model], images, tmp_path)
+    assert read.settings["root"] is True
+    assert read.settings["whitening"] == POWER
+    assert 0 <= read.settings["shrinkage"] <= 1
+    assert not readout.normalises
+    plain = readout.plain
+    assert plain.plain is plain is not readout
