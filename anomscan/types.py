@@ -26,17 +26,56 @@ Progress = Callable[[str, int, int | None, str], None]
 """Called as work advances: what is being done, how much is done, of how much if known, a remark."""
 
 
+Rows = NDArray[np.int64]
+"""Positions in a gallery."""
+
+Box = tuple[int, int, int, int]
+"""A part of a picture: x and y of its upper left corner, width and height, in pixels."""
+
+
+@dataclass(frozen=True)
+class PatchMaps:
+    """How far each patch of n images is from the nearest patch of a normal.
+
+    ``distances`` is (n, rows, columns) float32, >= 0; ``nearest`` (n, rows, columns) int64, the position of
+    that patch in the gallery of patches.
+    """
+
+    distances: Features
+    nearest: Rows
+
+    def __len__(self) -> int:
+        return len(self.distances)
+
+    def __getitem__(self, place: slice) -> PatchMaps:
+        return PatchMaps(self.distances[place], self.nearest[place])
+
+    def copy(self) -> PatchMaps:
+        """The same in memory of its own."""
+        return PatchMaps(self.distances.copy(), self.nearest.copy())
+
+    @classmethod
+    def joined(cls, parts: Sequence[PatchMaps]) -> PatchMaps:
+        """The images of all ``parts``, one behind the other."""
+        return cls(
+            np.concatenate([part.distances for part in parts]),
+            np.concatenate([part.nearest for part in parts]),
+        )
+
+
 @dataclass(frozen=True)
 class Outputs:
     """What a graph gives for n images, by the names of its outputs.
 
     ``image`` is (n, D) float32, one feature vector an image; of the frozen trunk of a backbone its
     activations, (n, ...). ``patches`` is (n, rows, columns, C) float32, one vector a place, or None where the
-    graph has none.
+    graph has none; ``maps`` takes its place once it was compared with the normals' patches.
     """
 
     image: Features
     patches: Features | None = None
+
+    maps: PatchMaps | None = None
 
     def __len__(self) -> int:
         return len(self.image)
@@ -45,8 +84,11 @@ class Outputs:
     def joined(cls, parts: Sequence[Outputs]) -> Self:
         """The images of all ``parts``, one behind the other; at least one part."""
         patches = [part.patches for part in parts if part.patches is not None]
+        maps = [part.maps for part in parts if part.maps is not None]
         return cls(
-            np.concatenate([part.image for part in parts]), np.concatenate(patches) if patches else None
+            np.concatenate([part.image for part in parts]),
+            np.concatenate(patches) if patches else None,
+            PatchMaps.joined(maps) if maps else None,
         )
 
 
@@ -65,26 +107,43 @@ MAX_PIXELS = 500_000_000
 
 
 @dataclass(frozen=True)
+class Part:
+    """What of an image is looked at, where that is not the whole.
+
+    ``source`` is the width and height of the upright image; one of another size is refused. ``box`` lies in
+    it. ``mask`` says where in the source to look, as a text that ``images.part`` reads; empty for all of
+    ``box``.
+    """
+
+    source: tuple[int, int]
+    box: Box
+    mask: str = ""
+
+
+@dataclass(frozen=True)
 class Reading:
     """How a file becomes an image of 8 bits; decided once, from the normals.
 
     ``levels`` is the range of pixels with more than 8 bits, None where all normals had 8; the default is what
     versions before 0.2 did, who knew none of signed pixels, of 32 bits and of floats: it is theirs too only
     ``beyond_16_bits``. ``constant_tail`` says that the last rows of a normal may be all of one value, so
-    that such rows do not show a file that is cut off. Images of more than ``max_pixels`` are refused.
+    that such rows do not show a file that is cut off. Images of more than ``max_pixels`` are refused. Of an
+    image ``part`` is looked at, or the whole.
     """
 
     levels: Levels | None = FULL_16_BITS
     beyond_16_bits: bool = False
     constant_tail: bool = True
     max_pixels: int = MAX_PIXELS
+    part: Part | None = None
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """How a decoded image becomes the graph's input; recorded, never guessed from data.
 
-    The whole image is squashed to ``height`` x ``width`` pixels with Pillow's ``resample`` filter.
+    The whole image, or its part that ``reading`` names, is squashed to ``height`` x ``width`` pixels with
+    Pillow's ``resample`` filter.
     ``mean`` and ``std`` (of RGB in [0, 1]) are applied inside the graph and stand here for the record.
     """
 

@@ -3,6 +3,7 @@
 * Any ROOT with ``train/CLASS/*``: each class in turn is normal. With pretrained and with adapted features the
   gallery is what the training saw, and the rest is split at random into held-out normals and new ones, which
   are scored.
+* Any folder with ``normal`` and ``incoming/good``, by what is looked at (``--folders``).
 * Made data, independent and in sessions that differ from each other, held out image by image or whole.
 
 The share of new normals called anomalous is compared with the interval in which 99 % of such means lie: given
@@ -25,14 +26,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from anomscan.adapt.options import AdaptOptions, BackboneChoice
+from anomscan.adapt.options import AdaptOptions, BackboneChoice, FocusChoice
 from anomscan.fit.adapt import adapt
 from anomscan.images.decode import decode_all
-from anomscan.images.find import Found, Source, Unreadable
+from anomscan.images.find import Found, Source, Unreadable, find_images
 from anomscan.model.model import Model, read_model
 from anomscan.pipeline import available_cores
 from anomscan.scoring.base import knn_score
 from anomscan.scoring.gallery import Gallery
+from anomscan.screen.screener import Screener
 from anomscan.stats.calibration import Calibration
 from anomscan.types import Features, Outputs
 
@@ -110,6 +112,30 @@ def images(arguments: argparse.Namespace, name: str, method: str) -> str:
     return line(f"class {name}, {method}", shares, held_out, new)
 
 
+def focused(root: Path, focus: str, arguments: argparse.Namespace) -> str:
+    """The line of a folder by what is looked at; its ``incoming/good`` are split."""
+    generator = np.random.default_rng(list(focus.encode()))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = os.fspath(Path(scratch) / "model")
+        options = AdaptOptions(method="none", focus=FocusChoice(focus))
+        adapt(os.fspath(root / "normal"), folder, options, lambda *_: None)
+        model = read_model(folder, available_cores())
+    screener, good = Screener(model), find_images(os.fspath(root / "incoming" / "good"))
+    images = decode_all(good, model.manifest.preprocessing, available_cores())
+    found = [scored.scores for scored in screener.stream(images) if not isinstance(scored, Unreadable)]
+    scores = np.concatenate(found)
+    held_out = 2 * len(scores) // 3
+    names, features = [str(i) for i in range(held_out)], np.empty((held_out, 0), np.float32)
+    shares: Shares = []
+    for _ in range(arguments.splits):
+        order = generator.permutation(len(scores))
+        calibration = Calibration(features, scores[order[:held_out]], names, names)
+        p_values = calibration.p_values(scores[order[held_out:]])
+        shares.append(tuple(float((p_values <= rate).mean()) for rate in RATES))
+    looks = model.manifest.focus.looks
+    return line(f"{root.name}, `--focus {focus}` ({looks})", shares, held_out, len(scores) - held_out)
+
+
 def made(
     generator: np.random.Generator, sessions: int, each: int, spread: float
 ) -> tuple[Features, NDArray[np.int64]]:
@@ -147,6 +173,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--root", type=Path, help="without it, made data only")
+    parser.add_argument("--folders", nargs="+", type=Path, default=[], help="with normal, incoming/good")
     parser.add_argument("--classes", nargs="+", default=["0", "5"])
     parser.add_argument("--method", nargs="+", default=["none", "panda-es"])
     parser.add_argument("--steps", type=int, default=20, help="of adapting [20]")
@@ -166,6 +193,9 @@ def main() -> None:
         for name in arguments.classes:
             for method in arguments.method:
                 print(images(arguments, name, method), flush=True)
+    for root in arguments.folders:
+        for focus in ("image", "patch", "both", "auto"):
+            print(focused(root, focus, arguments), flush=True)
     print(
         f"\nFalse alarms in %, mean of {arguments.splits} splits (and where 99 % of such means lie); "
         f"{available_cores()} cores of {platform.machine()}, Python {platform.python_version()}, "

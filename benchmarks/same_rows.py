@@ -2,7 +2,7 @@
 
     python benchmarks/same_rows.py REVISION
 
-builds models of ``sample_data`` by four methods with the code of REVISION and with this checkout, in the same
+builds models of ``sample_data`` by five methods with the code of REVISION and with this checkout, in the same
 environment, and compares three ways of scoring ``sample_data/incoming``: old model and old code, old model
 and this code, this model and this code; with ``--fpr``, as CSV and as JSON lines, exit codes included.
 """
@@ -18,11 +18,15 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent
 MODELS = {
+    "rooted": ["adapt", "--method", "none"],
     "none": ["adapt", "--method", "none", "--scorer", "knn"],
     "stages": ["adapt", "--method", "stages", "--scorer", "knn"],
     "panda-ses": ["adapt", "--method", "panda-ses", "--steps", "10"],
     "mahalanobis": ["index", "--scorer", "mahalanobis"],
 }
+
+WHOLE_IMAGES = {"rooted": ["--focus", "image"]}
+"""What this version needs to look at what versions before 0.3 looked at."""
 
 
 def anomscan(code: Path, *arguments: str | Path) -> int:
@@ -61,9 +65,9 @@ def main() -> None:
         for name, (verb, *options) in MODELS.items():
             models = {code: folder / f"{name}-{number}" for number, code in enumerate((old, HERE))}
             for code, model in models.items():
-                anomscan(
-                    code, verb, "sample_data/normal", "--model", model, "--size", arguments.size, *options
-                )
+                focus = WHOLE_IMAGES.get(name, []) if code == HERE else []
+                folders = ("sample_data/normal", "--model", model, "--size", arguments.size)
+                anomscan(code, verb, *folders, *options, *focus)
             for form in ("csv", "jsonl"):
                 before = rows(old, models[old], form, folder)
                 for what, now in (

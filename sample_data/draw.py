@@ -3,8 +3,10 @@
 ``python sample_data/draw.py`` rewrites what lies beside this file:
 
 * ``normal/``: 80 good flanges;
-* ``incoming/``: 40 pictures in shuffled order: good flanges, flanges with one small local defect, objects
-  that are no flange at all, and one good flange whose file was cut off half way;
+* ``incoming/``: 40 pictures in shuffled order: good flanges, flanges with one plain local defect, objects
+  that are no flange at all, and one good flange whose file was cut off half way; then 25 more in shuffled
+  order: good flanges, and flanges with one small faint defect;
+* ``masks/``: for each flange with a defect a 1-bit picture of the same stem, white where the defect shows;
 * ``labels.csv``: which of the incoming pictures are anomalous.
 
 Each picture is a height field lit by one lamp, drawn at three times the final size and reduced.
@@ -15,7 +17,7 @@ import csv
 import io
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,11 +30,14 @@ FOLDER = Path(__file__).resolve().parent
 SEED = 4
 NORMAL_COUNT = 80
 INCOMING_GOOD_COUNT = 29
+LATER_GOOD_COUNT = 10
 SIZE = 256
 SUPERSAMPLING = 3
 CANVAS = SIZE * SUPERSAMPLING
 FLANGE_RADIUS = 0.355  # of the picture's side
 JPEG_QUALITY = 88
+VISIBLE = 6  # of the picture's 255 levels
+MASK_MARGIN = 2  # pixels
 
 HOLE_COUNT = 6
 HOLE_CIRCLE = 0.755
@@ -374,6 +379,193 @@ def burr(surface: Surface, frame: Frame, rng: Generator) -> None:
     mix(surface, (0.72, 0.72, 0.72), ragged.astype(np.float32))
 
 
+DEFECTS: list[Defect] = [scratch, chip, plugged_hole, rust_stain, crack, burr]
+
+
+# Small defects: from 2 to 8 % of the picture's side, faint enough that the whole picture hardly changes.
+
+
+def face_point(rng: Generator) -> Point:
+    """Somewhere on the flat of the flange between two bolt holes."""
+    theta = math.pi / HOLE_COUNT * (1 + 2 * rng.integers(HOLE_COUNT)) + rng.uniform(-0.1, 0.1)
+    return on_circle(rng.uniform(0.68, 0.86), theta)
+
+
+def hole_edge(rng: Generator, outside: float) -> tuple[Point, float]:
+    """A point so far outside the edge of a bolt hole, and the angle at which it lies from the hole."""
+    x, y = bolt_hole(int(rng.integers(HOLE_COUNT)))
+    theta = rng.uniform(-math.pi, math.pi)
+    dx, dy = on_circle(HOLE_RADIUS + outside, theta)
+    return (x + dx, y + dy), theta
+
+
+def wavering(start: Point, heading: float, length: float, sway: float, rng: Generator) -> list[Point]:
+    """Eight points of a line that strays to its sides by about ``sway``."""
+    along = np.linspace(0, length, 8)
+    aside = np.concatenate([[0.0], rng.normal(0, sway, 7)])
+    xs = start[0] + along * math.cos(heading) - aside * math.sin(heading)
+    ys = start[1] + along * math.sin(heading) + aside * math.cos(heading)
+    return list(zip(xs.tolist(), ys.tolist(), strict=True))
+
+
+def hairline_scratch(surface: Surface, frame: Frame, rng: Generator) -> None:
+    """Draw one thin line over the face: a dark furrow with bright lips."""
+    points = wavering(face_point(rng), rng.uniform(-math.pi, math.pi), 0.22, 0.003, rng)
+    distance = line_distance(frame, points)
+    furrow = np.clip((0.008 - distance) / 0.004, 0, 1)
+    lip = np.clip((0.022 - distance) / 0.004, 0, 1) - furrow
+    mix(surface, (0.85, 0.85, 0.85), 0.6 * lip)
+    mix(surface, (0.15, 0.15, 0.16), 0.8 * furrow)
+    surface.gloss *= 1 - furrow
+
+
+def pinhole(surface: Surface, frame: Frame, rng: Generator) -> None:
+    """Leave a round pore of the casting open."""
+    pore = disc(frame, 0.038, face_point(rng))
+    surface.height -= np.clip(pore, 0, 0.02)
+    share = np.clip(pore / 0.012, 0, 1)
+    surface.gloss *= 1 - share
+    mix(surface, (0.10, 0.10, 0.10), 0.8 * share)
+
+
+def dent(surface: Surface, frame: Frame, rng: Generator) -> None:
+    """Press a shallow round hollow into the face."""
+    inside = np.clip(disc(frame, 0.11, face_point(rng)) / 0.11, 0, 1)
+    surface.height -= 0.065 * np.square(inside) * (3 - 2 * inside)
+
+
+def rust_speck(surface: Surface, frame: Frame, rng: Generator) -> None:
+    """Let a speck of rust start on the face."""
+    speck = disc(frame, 0.055, face_point(rng)) + 0.015 * clouds(rng, 60)
+    share = np.clip(speck / 0.03, 0, 0.5).astype(np.float32)
+    surface.gloss *= 1 - share
+    mix(surface, RUST, share)
+
+
+def nick(surface: Surface, frame: Frame, rng: Generator) -> None:
+    """Knock a small notch into the rim."""
+    bite = disc(frame, 0.11, on_circle(1.02, rng.uniform(-math.pi, math.pi))) + 0.008 * clouds(rng, 90)
+    surface.height -= np.clip(bite, 0, 0.05)
+    surface.gloss *= bite < 0
+    surface.solid &= bite < 0.02
+
+
+def small_burr(surface: Surface, frame: Frame, rng: Generator) -> None:
+    """Let a flake of metal stand into a bolt hole from its edge."""
+    centre, _ = hole_edge(rng, -0.01)
+    flake = disc(frame, 0.07, centre) + 0.016 * clouds(rng, 80)
+    raised = flake > 0
+    surface.solid |= raised
+    surface.height[raised] = THICKNESS + 0.6 * np.clip(flake[raised], 0, 0.03)
+    surface.gloss[raised] = 0.2
+    mix(surface, (0.65, 0.65, 0.65), raised.astype(np.float32))
+
+
+def hairline_crack(surface: Surface, frame: Frame, rng: Generator) -> None:
+    """Start a thin crack at the edge of a bolt hole."""
+    start, theta = hole_edge(rng, -0.01)
+    points = wavering(start, theta + rng.uniform(-0.3, 0.3), 0.22, 0.012, rng)
+    share = np.clip((0.013 - line_distance(frame, points)) / 0.004, 0, 1)
+    surface.gloss *= 1 - share
+    mix(surface, (0.06, 0.06, 0.06), 0.9 * share)
+
+
+def fibre(surface: Surface, frame: Frame, rng: Generator) -> None:
+    """Lay a short curled thread of cloth on the face."""
+    middle = face_point(rng)
+    turn, bend = rng.uniform(-math.pi, math.pi), rng.uniform(0.07, 0.10)
+    arc = [on_circle(bend, turn + step) for step in np.linspace(0, 3.0, 9).tolist()]
+    distance = line_distance(frame, [(middle[0] + x, middle[1] + y) for x, y in arc])
+    share = np.clip((0.014 - distance) / 0.004, 0, 1)
+    surface.gloss *= 1 - share
+    mix(surface, (0.12, 0.17, 0.40), 0.85 * share)
+
+
+def swarf(surface: Surface, frame: Frame, rng: Generator) -> None:
+    """Leave a bright shaving of the lathe lying on the face."""
+    points = wavering(face_point(rng), rng.uniform(-math.pi, math.pi), 0.15, 0.008, rng)
+    inside = np.clip(0.028 - line_distance(frame, points), 0, None).astype(np.float32)
+    surface.height += 1.5 * inside
+    mix(surface, (0.80, 0.80, 0.80), 0.75 * np.clip(inside / 0.008, 0, 1))
+
+
+def oil_spot(surface: Surface, frame: Frame, rng: Generator) -> None:
+    """Leave a drop of oil, which darkens the face and dulls its rings."""
+    spot = disc(frame, 0.10, face_point(rng)) + 0.012 * clouds(rng, 40)
+    share = np.clip(spot / 0.05, 0, 1)
+    surface.gloss *= 1 - 0.7 * share
+    mix(surface, (0.20, 0.18, 0.13), 0.5 * share.astype(np.float32))
+
+
+def stray_hole(surface: Surface, frame: Frame, rng: Generator) -> None:
+    """Drill a thin hole where none belongs, at the edge of a bolt hole."""
+    centre, _ = hole_edge(rng, 0.07)
+    hole = disc(frame, 0.075, centre)
+    surface.height -= 0.6 * np.clip(hole + 0.03, 0, 0.03)
+    surface.solid &= hole < 0
+
+
+def narrow_hole(surface: Surface, frame: Frame, rng: Generator) -> None:
+    """Leave a collar of raw metal in one bolt hole, which makes it half as wide."""
+    hole = disc(frame, HOLE_RADIUS, bolt_hole(int(rng.integers(HOLE_COUNT)))) + 0.006 * clouds(rng, 60)
+    collar = (hole > -0.01) & (hole < 0.055)
+    surface.solid |= collar
+    raw = THICKNESS + 0.4 * np.clip(0.055 - hole, 0, 0.03) + 0.003 * clouds(rng, 90)
+    surface.height[collar] = raw[collar]
+    surface.gloss[collar] = 0.1
+    mix(surface, STEEL, collar.astype(np.float32))
+
+
+def hub_nick(surface: Surface, frame: Frame, rng: Generator) -> None:
+    """Break a crumb out of the edge of the hub."""
+    bite = disc(frame, 0.10, on_circle(HUB_RADIUS - 0.03, rng.uniform(-math.pi, math.pi)))
+    rough = (bite + 0.012 * clouds(rng, 90) > 0) & (surface.height > THICKNESS + 0.01)
+    surface.height[rough] = THICKNESS - 0.01 + 0.005 * clouds(rng, 80)[rough]
+    surface.gloss[rough] = 0
+    mix(surface, DARK_STEEL, 0.7 * rough.astype(np.float32))
+
+
+def spatter(surface: Surface, frame: Frame, rng: Generator) -> None:
+    """Weld two beads of metal onto the face."""
+    x, y = face_point(rng)
+    for radius, aside in ((0.045, 0.0), (0.032, 0.09)):
+        dx, dy = on_circle(aside, rng.uniform(-math.pi, math.pi))
+        bead = np.clip(disc(frame, radius, (x + dx, y + dy)), 0, None)
+        surface.height += np.sqrt(bead * (2 * radius - bead))
+        mix(surface, DARK_STEEL, 0.8 * np.clip(bead / 0.01, 0, 1))
+
+
+def scuff(surface: Surface, frame: Frame, rng: Generator) -> None:
+    """Rub a small patch of the face by short strokes across its rings."""
+    x, y = face_point(rng)
+    heading = math.atan2(y, x) + rng.uniform(-0.3, 0.3)
+    for aside in np.linspace(-0.08, 0.08, 5):
+        start = (x - aside * math.sin(heading), y + aside * math.cos(heading))
+        points = wavering(start, heading + rng.normal(0, 0.08), rng.uniform(0.13, 0.20), 0.003, rng)
+        share = np.clip((0.013 - line_distance(frame, points)) / 0.005, 0, 1)
+        surface.gloss *= 1 - 0.7 * share
+        mix(surface, (0.85, 0.85, 0.85), 0.9 * share)
+
+
+SMALL_DEFECTS: list[Defect] = [
+    hairline_scratch,
+    pinhole,
+    dent,
+    rust_speck,
+    nick,
+    small_burr,
+    hairline_crack,
+    fibre,
+    swarf,
+    oil_spot,
+    stray_hole,
+    narrow_hole,
+    hub_nick,
+    spatter,
+    scuff,
+]
+
+
 # Light and camera.
 
 
@@ -427,10 +619,12 @@ def photographed(picture: Plane, scene: Scene, rng: Generator) -> Image.Image:
     return Image.fromarray(np.round(np.clip(noisy, 0, 1) * 255).astype(np.uint8))
 
 
-def drawn(subject: Subject, seed: list[int]) -> Image.Image:
+def drawn(subject: Subject, seed: list[int], noisy: bool = True) -> Image.Image:
     """Draw one picture; the seed decides its scene, and a defect changes nothing else in it."""
     scene_rng, part_rng, defect_rng, camera_rng = np.random.default_rng(seed).spawn(4)
     scene = random_scene(scene_rng)
+    if not noisy:
+        scene = replace(scene, noise=0.0)
     frame = frame_of(scene)
     surface = subject.part(frame, part_rng)
     if subject.defect is not None:
@@ -438,16 +632,30 @@ def drawn(subject: Subject, seed: list[int]) -> Image.Image:
     return photographed(composed(surface, frame, scene, camera_rng), scene, camera_rng)
 
 
+def mask(subject: Subject, seed: list[int]) -> Image.Image:
+    """Where the subject's defect shows: the change it makes to the picture without noise, and a margin."""
+    flawed = np.asarray(drawn(subject, seed, noisy=False), dtype=np.int16)
+    good = np.asarray(drawn(replace(subject, defect=None), seed, noisy=False), dtype=np.int16)
+    visible = np.abs(flawed - good).max(axis=2) >= VISIBLE
+    white = Image.fromarray(visible.astype(np.uint8) * np.uint8(255))
+    return white.filter(ImageFilter.MaxFilter(2 * MASK_MARGIN + 1)).convert("1")
+
+
 def incoming_subjects() -> list[Subject]:
     """The pictures of ``incoming/`` in the order they are numbered."""
-    defects: list[Defect] = [scratch, chip, plugged_hole, rust_stain, crack, burr]
     strangers: list[Part] = [hex_nut, gear, plastic_cap, screw]
     subjects = [Subject(flange)] * INCOMING_GOOD_COUNT
-    subjects += [Subject(flange, defect, anomalous=True) for defect in defects]
+    subjects += [Subject(flange, defect, anomalous=True) for defect in DEFECTS]
     subjects += [Subject(part, anomalous=True) for part in strangers]
     subjects.append(Subject(flange, truncated=True))
-    order = np.random.default_rng(SEED).permutation(len(subjects))
-    return [subjects[index] for index in order]
+    later = [Subject(flange)] * LATER_GOOD_COUNT
+    later += [Subject(flange, defect, anomalous=True) for defect in SMALL_DEFECTS]
+    return shuffled(subjects, SEED) + shuffled(later, SEED + 1)
+
+
+def shuffled(subjects: list[Subject], seed: int) -> list[Subject]:
+    """The subjects in an order that the seed decides."""
+    return [subjects[index] for index in np.random.default_rng(seed).permutation(len(subjects))]
 
 
 def jpeg(subject: Subject, seed: list[int]) -> bytes:
@@ -460,9 +668,9 @@ def jpeg(subject: Subject, seed: list[int]) -> bytes:
 
 def main() -> None:
     """Rewrite the folder beside this file."""
-    for name in ("normal", "incoming"):
+    for name in ("normal", "incoming", "masks"):
         (FOLDER / name).mkdir(exist_ok=True)
-        for stale in (FOLDER / name).glob("part_*.jpg"):
+        for stale in (FOLDER / name).glob("part_*.*"):
             stale.unlink()
     for index in range(NORMAL_COUNT):
         path = FOLDER / "normal" / f"part_{index:03d}.jpg"
@@ -471,6 +679,8 @@ def main() -> None:
     for index, subject in enumerate(incoming_subjects()):
         path = FOLDER / "incoming" / f"part_{index:03d}.jpg"
         path.write_bytes(jpeg(subject, [SEED, 1, index]))
+        if subject.defect is not None:
+            mask(subject, [SEED, 1, index]).save(FOLDER / "masks" / f"{path.stem}.png", optimize=True)
         rows.append((path.relative_to(FOLDER).as_posix(), int(subject.anomalous)))
     with (FOLDER / "labels.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")

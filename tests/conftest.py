@@ -22,6 +22,7 @@ from anomscan.fit.normals import Normals
 from anomscan.model.folder import ModelDraft
 from anomscan.model.manifest import HoldOut
 from anomscan.model.model import Model, read_model
+from anomscan.scoring.info import Looks
 from anomscan.scoring.registry import make_scorer, parse_scorer
 from anomscan.types import Progress
 from tests.fakes import fake_network
@@ -60,14 +61,15 @@ def fake_model(
     scorer: str = "knn",
     group_by: str = "none",
     steps: int = 0,
+    looks: Looks = "image",
 ) -> Fitted:
     """Make ``folder`` a model of ``normals`` by the fake network; ``share`` of them are held out.
 
-    With ``steps`` the network claims to be trained on those that are not.
+    With ``steps`` the network claims to be trained on those that are not; ``looks`` is at what.
     """
     with ModelDraft.begin(str(folder)) as draft:
         info = parse_scorer(scorer)
-        network = fake_network(draft.scratch, SIZE, normalise=info.metric == "cosine")
+        network = fake_network(draft.scratch, SIZE, normalise=info.metric == "cosine", looks=looks)
         network = replace(network, method=replace(network.method, steps=steps))
         found = Normals.find(str(normals)).split(HoldOut(share, group_by), seed=0)
         preprocessing = replace(network.preprocessing, reading=found.look.reading)
@@ -110,6 +112,14 @@ def calibrated_folder(tmp_path_factory: pytest.TempPathFactory, normal_folder: P
     """The same, with half of the normals held out: p-values from 1/11 up. Read it, never write it."""
     folder = tmp_path_factory.mktemp("session") / "model"
     fake_model(normal_folder, folder, 0.5)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fake_patch_model(tmp_path_factory: pytest.TempPathFactory, normal_folder: Path) -> Path:
+    """The same, that looks at images and at their patches. Read it, never write it."""
+    folder = tmp_path_factory.mktemp("session") / "model"
+    fake_model(normal_folder, folder, 0.5, looks="both")
     return folder
 
 

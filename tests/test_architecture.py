@@ -31,7 +31,15 @@ FLOORS = (
 SEPARATE = {"adapt": {"report", "model"}, "screen": {"fit", "adapt"}}
 """Lower floors that a folder has nothing to do with all the same."""
 OWNERS = {
-    "PIL": ["images/decode.py", "images/glance.py", "images/levels.py"],
+    "PIL": [
+        "images/decode.py",
+        "images/glance.py",
+        "images/levels.py",
+        "images/masks.py",
+        "images/opening.py",
+        "images/overlay.py",
+        "images/region.py",
+    ],
     "faiss": ["scoring/gallery.py"],
     "onnxruntime": ["network/"],
     "msgspec": ["model/manifest.py"],

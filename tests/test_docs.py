@@ -156,12 +156,13 @@ def check_shown_output(printed: dict[str, str]) -> None:
 
 
 def test_the_table_of_the_readme_has_the_anomalies_of_the_samples_first() -> None:
-    """The ten that are anomalous, then the file that is cut off."""
+    """Ten that are anomalous, then the file that is cut off."""
     with open(REPOSITORY / "sample_data" / "labels.csv", encoding="utf-8", newline="") as file:
         labelled = {row["path"] for row in csv.DictReader(file) if row["anomalous"] == "1"}
     (table,) = [text for text in blocks(REPOSITORY / "README.md", "text") if text.startswith("rank")]
     paths = re.findall(r"sample_data/(incoming/part_\d+\.jpg)", table)
-    assert (set(paths[:10]), paths[10:]) == (labelled, ["incoming/part_003.jpg"])
+    assert len(set(paths[:10]) & labelled) == 10
+    assert paths[10:] == ["incoming/part_003.jpg"]
 
 
 def test_only_installing_and_the_tests_are_not_run() -> None:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from anomscan.adapt.options import AdaptOptions
 from anomscan.adapt.presets import Preset
-from anomscan.errors import UsageError
-from anomscan.images.decode import Decoded, decode_all
+from anomscan.errors import UnreadableImage, UsageError
+from anomscan.images.decode import LOOK_AHEAD, Decoded, decode_all, look_at
 from anomscan.images.find import Found, Unreadable, find_images
-from anomscan.pipeline import available_cores
+from anomscan.images.overlay import source_size
+from anomscan.pipeline import available_cores, in_order
 from anomscan.text import printable
-from anomscan.types import Preprocessing
+from anomscan.types import Part, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,26 @@ class Material:
 def decoded(sources: Iterable[Found], preprocessing: Preprocessing) -> Iterator[Decoded | Unreadable]:
     """The images, decoded side by side, in order."""
     return decode_all(sources, preprocessing, available_cores())
+
+
+def decoded_others(sources: Iterable[Found], preprocessing: Preprocessing) -> Iterator[Decoded | Unreadable]:
+    """The same of a further folder: what is of the normals' size is cropped as they are, the rest is not."""
+    reading = preprocessing.reading
+    whole = replace(preprocessing, reading=replace(reading, part=None))
+
+    def one(source: Found) -> Decoded | Unreadable:
+        return look_at(source, preprocessing if _is_of_size(source, reading.part) else whole)
+
+    return in_order(one, sources, available_cores(), LOOK_AHEAD * available_cores())
+
+
+def _is_of_size(source: Found, part: Part | None) -> bool:
+    if part is None or isinstance(source, Unreadable):
+        return False
+    try:
+        return source_size(source.name) == part.source
+    except UnreadableImage:
+        return False
 
 
 def find_others(preset: Preset, options: AdaptOptions) -> dict[str, list[Found]]:

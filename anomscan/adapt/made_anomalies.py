@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torchvision.transforms.v2 import functional
 
 from anomscan.adapt.views import View
@@ -92,6 +93,49 @@ def colour(image: Pixels, generator: np.random.Generator) -> Pixels:
     return (image * generator.uniform(0.6, 1.4, 3)).clip(0, 255).astype(np.uint8)
 
 
+def spot(image: Pixels, generator: np.random.Generator) -> Pixels:
+    """A soft blotch of 1 to 6 % of the side, lighter or darker by 12 to 60 of 255."""
+    height, width, _ = image.shape
+    y, x = np.mgrid[:height, :width]
+    radius = generator.uniform(0.008, 0.03) * min(height, width)
+    middle = generator.uniform(0.15, 0.85, 2) * (height, width)
+    longer = radius * generator.uniform(0.6, 1.6)
+    blotch = np.exp(-np.square((y - middle[0]) / radius) - np.square((x - middle[1]) / longer))
+    return _shaded(image, blotch, generator)
+
+
+def hairline(image: Pixels, generator: np.random.Generator) -> Pixels:
+    """A thin line of 4 to 12 % of the side, lighter or darker by 12 to 60 of 255."""
+    height, width, _ = image.shape
+    y, x = np.mgrid[:height, :width]
+    angle, length = generator.uniform(0, np.pi), generator.uniform(0.04, 0.12) * max(height, width)
+    middle = generator.uniform(0.2, 0.8, 2) * (height, width)
+    along = (y - middle[0]) * np.sin(angle) + (x - middle[1]) * np.cos(angle)
+    across = (y - middle[0]) * np.cos(angle) - (x - middle[1]) * np.sin(angle)
+    line = np.clip(max(1.0, 0.006 * width) - np.abs(across) + 0.5, 0, 1)
+    return _shaded(image, line * np.clip(length / 2 - np.abs(along), 0, 1), generator)
+
+
+def small_patch(image: Pixels, generator: np.random.Generator) -> Pixels:
+    """A patch of 3 to 8 % of the side copied to another place."""
+    height, width, _ = image.shape
+    share = generator.uniform(0.03, 0.08, 2)
+    high, wide = max(3, int(share[0] * height)), max(3, int(share[1] * width))
+    places = generator.uniform(0.1, 0.9 - share.max(), 4) * (height, width, height, width)
+    top, left, to_top, to_left = places.astype(int)
+    made = image.copy()
+    made[to_top : to_top + high, to_left : to_left + wide] = image[top : top + high, left : left + wide]
+    return made
+
+
+def _shaded(image: Pixels, mask: NDArray[np.float64], generator: np.random.Generator) -> Pixels:
+    change = generator.uniform(12, 60) * generator.choice([-1, 1])
+    shaded: Pixels = (image + change * mask[..., None]).clip(0, 255).astype(np.uint8)
+    return shaded
+
+
+PATCH: dict[str, Maker] = {"spot": spot, "hairline": hairline, "small patch": small_patch}
+"""Defects of the size of a patch: see ``focus``."""
 LOCAL: dict[str, Maker] = {"cut-and-paste": cut_and_paste, "scar": scar, "local noise": local_noise}
 GLOBAL: dict[str, Maker] = {
     "patch shuffle": patch_shuffle,

@@ -10,21 +10,34 @@ from typing import Any
 
 import numpy as np
 import safetensors.torch
+from torch import nn
 
 from anomscan.adapt.adaptation import Adapted, Resources, adapt_backbone
 from anomscan.adapt.backbones import Backbone, load_backbone
-from anomscan.adapt.folders import Folder, Material, classes_of, decoded, find_others, set_aside
+from anomscan.adapt.focus import MOST_ALIKE, Sight, choose
+from anomscan.adapt.focus import check as check_focus
+from anomscan.adapt.folders import (
+    Folder,
+    Material,
+    classes_of,
+    decoded,
+    decoded_others,
+    find_others,
+    set_aside,
+)
 from anomscan.adapt.onnx_export import FromPixels, L2Normalise, check_parity, write_onnx
 from anomscan.adapt.options import AdaptOptions
+from anomscan.adapt.patches import WithPatches
 from anomscan.adapt.presets import Preset, find_preset
+from anomscan.adapt.stage_readout import features_of
 from anomscan.errors import InputError, UsageError
 from anomscan.images.decode import Decoded
 from anomscan.images.find import Found, Unreadable
-from anomscan.network.extractor import Extractor
+from anomscan.network.extractor import IMAGE, PATCHES, Extractor
 from anomscan.network.network import EXTRACTOR, WEIGHTS, MethodInfo, Network
 from anomscan.pipeline import available_cores, counted
 from anomscan.scoring.info import ScorerInfo
-from anomscan.types import Metric, Progress
+from anomscan.types import Features, Metric, Preprocessing, Progress
 
 PARITY_IMAGES = 16
 READ_OUT_BY = 10_000
@@ -41,6 +54,7 @@ def check(options: AdaptOptions) -> None:
     preset = find_preset(options.method)
     if not preset.trains and (options.steps is not None or options.time_budget is not None):
         raise UsageError(f"{options.method} does not train; leave --steps and --time-budget out")
+    check_focus(options.focus)
     find_others(preset, options)
 
 
@@ -79,9 +93,10 @@ def make_network(
     read = preset.readout.read(backbone, adapted.network, looked_at, scratch)
     scaled = adapted.normalised or preset.readout.normalises
     last = [L2Normalise()] if scorer.metric == "cosine" and not scaled else []
-    module = FromPixels(backbone.preprocessing, *read.modules, *last)
+    sight = _sight(backbone, preset, adapted, read.head, sources, options, scratch, progress)
+    module, preprocessing = _whole([*read.modules, *last], backbone, sight)
     progress("exporting to ONNX", 0, None, "")
-    files = _exported(module, backbone, scorer.metric, sources, scratch)
+    files = _exported(module, replace(backbone, preprocessing=preprocessing), scorer.metric, sources, scratch)
     method = MethodInfo(
         options.method,
         options.seed,
@@ -90,7 +105,45 @@ def make_network(
         {**adapted.settings, **read.settings},
         _selection(adapted.selection, read.record),
     )
-    return Network(files, backbone.info, backbone.preprocessing, method, adapted.learnt)
+    return Network(files, backbone.info, preprocessing, method, adapted.learnt, focus=sight.info)
+
+
+def _sight(
+    backbone: Backbone,
+    preset: Preset,
+    adapted: Adapted,
+    head: Features | None,
+    sources: Sequence[Found],
+    options: AdaptOptions,
+    scratch: Path,
+    progress: Progress,
+) -> Sight:
+    """What to look at: as asked for, or as the method does; a scorer that was named looks at the image."""
+    looks = options.focus.looks or ("image" if options.scorer is not None else preset.looks)
+    if looks == "auto" and head is None:
+        few = sources[:: -(-len(sources) // MOST_ALIKE)]
+        head = features_of(adapted.network, backbone, decoded(few, backbone.preprocessing), scratch)
+    return choose(
+        backbone,
+        sources,
+        replace(options.focus, looks=looks),
+        features=head if head is not None else np.empty((0, 1), np.float32),
+        only_own_size=options.backbone.size is not None,
+        scratch=scratch,
+        progress=progress,
+    )
+
+
+def _whole(
+    modules: Sequence[nn.Module], backbone: Backbone, sight: Sight
+) -> tuple[FromPixels, Preprocessing]:
+    """The network from raw pixels, and what it takes: a larger image where patches are looked at in one."""
+    own = backbone.preprocessing
+    if sight.patches is None:
+        return FromPixels(own, *modules), own
+    height, width = (round(side * sight.factor) for side in (own.height, own.width))
+    rules = replace(own, height=height, width=width)
+    return FromPixels(rules, WithPatches(sight.factor, modules, sight.patches)), rules
 
 
 def _adapted(
@@ -112,13 +165,18 @@ def _adapted(
         preset = replace(preset, optimisation=replace(preset.optimisation, steps=options.steps))
     trained, held_out = set_aside(sources, preset.holds_out, options.seed)
 
-    def folder(images: Sequence[Found], what: str, classes: dict[str, int] | None = None) -> Folder:
-        return Folder(decoded(images, backbone.preprocessing), len(images), what, classes or {})
+    def folder(images: Sequence[Found], what: str) -> Folder:
+        return Folder(decoded(images, backbone.preprocessing), len(images), what)
 
     normals = folder(trained, "normal")
     normals = replace(normals, images=counted("reading the normals", normals.images, len(trained), progress))
     further = {
-        option: folder(found, "further", classes_of(options.further[option] or "", found))
+        option: Folder(
+            decoded_others(found, backbone.preprocessing),
+            len(found),
+            "further",
+            classes_of(options.further[option] or "", found),
+        )
         for option, found in others.items()
     }
     material = Material(normals, folder(held_out, "held-out normal") if held_out else None, further)
@@ -140,7 +198,8 @@ def _exported(
     """Write the network as ONNX, checked on real images, and its weights."""
     files = {EXTRACTOR: scratch / "extractor.onnx", WEIGHTS: scratch / "extractor.safetensors"}
     output = "float32 [N, D]" + (", L2-normalised" if metric == "cosine" else "")
-    write_onnx(module, files[EXTRACTOR], backbone.preprocessing, backbone.info, output=output)
+    names = [IMAGE, PATCHES] if isinstance(module.parts[0], WithPatches) else [IMAGE]
+    write_onnx(module, files[EXTRACTOR], backbone.preprocessing, backbone.info, output=output, outputs=names)
     images = _readable(decoded(sources, backbone.preprocessing))
     pixels = [image.pixels for image in islice(images, PARITY_IMAGES)]
     if not pixels:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anomscan.errors import ParityError
+from anomscan.images.part import described
 from anomscan.network.extractor import IMAGE, Extractor
 from anomscan.network.network import BackboneInfo
-from anomscan.types import Pixels, Preprocessing
+from anomscan.types import Features, Pixels, Preprocessing
 
 OPSET = 18
 TOLERANCE = 1e-4
@@ -35,9 +37,11 @@ class FromPixels(nn.Module):
         self.register_buffer("shift", (-mean / std).reshape(1, 3, 1, 1))
         self.parts = nn.Sequential(*parts)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Map (N, H, W, 3) uint8 RGB to what the last part gives."""
-        output: Tensor = self.parts(pixels.permute(0, 3, 1, 2).float() * self.scale + self.shift)
+    def forward(self, pixels: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Map (N, H, W, 3) uint8 RGB to what the last part gives: one output, or two."""
+        output: Tensor | tuple[Tensor, Tensor] = self.parts(
+            pixels.permute(0, 3, 1, 2).float() * self.scale + self.shift
+        )
         return output
 
 
@@ -56,6 +60,7 @@ def write_onnx(
     backbone: BackboneInfo,
     *,
     output: str = "float32 [N, ...]",
+    outputs: Sequence[str] = (IMAGE,),
 ) -> None:
     """Write ``module`` to ``path`` as one ONNX file with dynamic N and metadata.
 
@@ -65,8 +70,10 @@ def write_onnx(
         preprocessing: size and resize rule, for the metadata.
         backbone: for the metadata.
         output: what the graph gives, for the metadata.
+        outputs: names of what it gives.
     """
     pixels = torch.zeros(2, preprocessing.height, preprocessing.width, 3, dtype=torch.uint8)
+    looked_at = described(preprocessing.reading.part)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside torch's and onnxscript's own exporter
@@ -76,7 +83,7 @@ def write_onnx(
             dynamo=True,
             opset_version=OPSET,
             input_names=["pixels"],
-            output_names=[IMAGE],
+            output_names=list(outputs),
             dynamic_shapes=({0: torch.export.Dim("N")},),
             verbose=False,
         )
@@ -87,7 +94,7 @@ def write_onnx(
             "weights": backbone.weights,
             "height": str(preprocessing.height),
             "width": str(preprocessing.width),
-            "resize": f"whole image squashed with Pillow, {preprocessing.resample}",
+            "resize": f"{looked_at} squashed with Pillow, {preprocessing.resample}",
             "input": "uint8 [N, H, W, 3], RGB",
             "output": output,
         }
@@ -107,11 +114,17 @@ def check_parity(module: FromPixels, extractor: Extractor, pixels: Pixels) -> No
         ParityError: a component of a feature differs by more than ``TOLERANCE``, see there.
     """
     with torch.no_grad():
-        expected = module(torch.from_numpy(pixels)).numpy()
-    found = extractor.run(pixels).image
-    difference = float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
+        given = module(torch.from_numpy(pixels))
+    outputs = extractor.run(pixels)
+    expected = given if isinstance(given, tuple) else (given,)
+    found = [output for output in (outputs.image, outputs.patches) if output is not None]
+    difference = max(_difference(a, b.numpy()) for a, b in zip(found, expected, strict=True))
     if not difference <= TOLERANCE:
         raise ParityError(
             f"the exported graph differs from the trained network by {difference:.2g} on real images; "
             "nothing was written"
         )
+
+
+def _difference(found: Features, expected: Features) -> float:
+    return float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))

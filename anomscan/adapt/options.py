@@ -18,12 +18,26 @@ class BackboneChoice:
 
 
 @dataclass(frozen=True)
+class FocusChoice:
+    """What to look at: ``image``, ``patch``, ``both``, ``auto``, or with None what the method looks at.
+
+    ``budget`` is how many milliseconds a core may take for an image where the size is chosen; ``most`` how
+    many patches the gallery holds.
+    """
+
+    looks: str | None = None
+    budget: float | None = None
+    most: int = 10_000
+
+
+@dataclass(frozen=True)
 class AdaptOptions:
     """How to adapt.
 
     ``outliers`` and ``reference`` are folders that some methods need. ``scorer`` and ``steps`` None take
     the method's; ``time_budget`` is in seconds of training; ``memory`` is what the cached activations
-    may take, in bytes, before they go to a memory-mapped file; ``reading`` is how the images are read.
+    may take, in bytes, before they go to a memory-mapped file; ``reading`` is how the images are read;
+    ``focus`` what to look at.
     """
 
     method: str = "auto"
@@ -37,6 +51,7 @@ class AdaptOptions:
     device: str = "auto"
     memory: float = 2e9
     reading: Reading = field(default_factory=Reading)
+    focus: FocusChoice = field(default_factory=FocusChoice)
 
     @property
     def further(self) -> dict[str, str | None]:

@@ -41,7 +41,8 @@ class Preset:
     """A method: what is minimised, what holds it back, what learns, when it stops, how it is read and scored.
 
     ``objective`` None leaves the network as it is (DN2). ``views`` is how many random views of every
-    image are drawn, once, for an objective that compares two. ``scorer`` is a name of ``scoring.registry``.
+    image are drawn, once, for an objective that compares two. ``scorer`` is a name of ``scoring.registry``;
+    ``looks`` is at what, see ``options.FocusChoice``: the papers look at whole images.
     """
 
     objective: Objective | None = None
@@ -52,6 +53,7 @@ class Preset:
     readout: Readout = field(default_factory=Head)
     scorer: str = "knn"
     views: int = 0
+    looks: str = "image"
 
     @property
     def trains(self) -> bool:
@@ -85,8 +87,8 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "none": Preset(readout=RootedHead(), scorer="knn-euclidean"),
-    "stages": Preset(readout=RootedStages(), scorer="knn-euclidean"),
+    "none": Preset(readout=RootedHead(), scorer="knn-euclidean", looks="auto"),
+    "stages": Preset(readout=RootedStages(), scorer="knn-euclidean", looks="auto"),
     "panda-es": Preset(Compactness(), _PANDA),
     "panda-ses": Preset(Compactness(), _PANDA, stopping=Samplewise(), scorer="samplewise"),
     "panda-ewc": Preset(Compactness(), _PANDA, regularizer=ElasticWeightConsolidation()),
@@ -113,6 +115,7 @@ PRESETS: dict[str, Preset] = {
         readout=RootedStages(),
         scorer="knn-euclidean",
         views=4,
+        looks="auto",
     ),
 }
 

@@ -16,18 +16,21 @@ from anomscan.adapt.stage_readout import RootedStageReadout, StageReadout, featu
 from anomscan.adapt.whitening import RootedFeatures
 from anomscan.images.decode import Decoded
 from anomscan.images.find import Unreadable
+from anomscan.types import Features
 
 
 @dataclass(frozen=True)
 class Read:
     """The modules, in a row, from normalised pixels to features.
 
-    For ``model.json``: ``record`` is what the normals chose, ``settings`` what was set.
+    For ``model.json``: ``record`` is what the normals chose, ``settings`` what was set. ``head`` are the
+    head's features of the normals, where they were looked at.
     """
 
     modules: Sequence[nn.Module]
     record: dict[str, Any] | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    head: Features | None = None
 
 
 class Readout(Part):
@@ -97,8 +100,9 @@ class RootedHead(Head):
         scratch: Path,
     ) -> Read:
         """The network and what the normals make of its features; see ``whitening``."""
-        rooted = RootedFeatures(features_of(network, backbone, normals, scratch))
-        return Read([*network, rooted], settings=rooted.settings)
+        head = features_of(network, backbone, normals, scratch)
+        rooted = RootedFeatures(head)
+        return Read([*network, rooted], settings=rooted.settings, head=head)
 
 
 class Stages(Readout):
@@ -119,7 +123,8 @@ class Stages(Readout):
     ) -> Read:
         """The backbone, whatever stands beside it in ``network``; see ``stage_readout``."""
         measured = measure_blocks(backbone, normals, scratch)
-        return Read([StageReadout(measured.outputs, measured.gate)], measured.gate.record())
+        module = StageReadout(measured.outputs, measured.gate)
+        return Read([module], measured.gate.record(), head=measured.blocks[0])
 
 
 class RootedStages(Readout):
@@ -144,4 +149,4 @@ class RootedStages(Readout):
         """The backbone, whatever stands beside it in ``network``; see ``stage_readout`` and ``whitening``."""
         measured = measure_blocks(backbone, normals, scratch)
         module = RootedStageReadout(measured.outputs, measured.gate, measured.blocks)
-        return Read([module], measured.gate.record(), module.settings)
+        return Read([module], measured.gate.record(), module.settings, measured.blocks[0])

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from anomscan.adapt.backbones import Backbone
 from anomscan.adapt.onnx_export import FromPixels, write_onnx
-from anomscan.adapt.stages import deep_stages, trace
+from anomscan.adapt.stages import channels_first, deep_stages, exposing
 from anomscan.adapt.whitening import RootedFeatures
 from anomscan.errors import InputError
 from anomscan.images.decode import Decoded
@@ -79,14 +79,14 @@ class StageOutputs(nn.Module):
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         names, self.middle = deep_stages(backbone)
-        self.body = _exposing(backbone.model, names)
+        self.body = exposing(backbone.model, names)
         size = backbone.preprocessing.height, backbone.preprocessing.width
         with torch.no_grad():
             head, *stages = self.body(torch.zeros(1, 3, *size))
-        middle = _channels_first(stages[self.middle])
+        middle = channels_first(stages[self.middle])
         self.channels = middle.shape[-1] if middle.ndim == 3 else middle.shape[1]
         self.has_map = middle.ndim == 4
-        lengths = [_channels_first(stage).shape[1 if stage.ndim == 4 else -1] for stage in stages]
+        lengths = [channels_first(stage).shape[1 if stage.ndim == 4 else -1] for stage in stages]
         coarse = self.channels * (GRID**2 if self.has_map else 1)
         self.lengths = [head.shape[1], *lengths, coarse, self.channels]
         self.register_buffer("rows", _averaging(middle.shape[2] if self.has_map else 1))
@@ -98,7 +98,7 @@ class StageOutputs(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
         """Normalised pixels (N, 3, H, W) to head, maxima, coarse map and mean, each (N, its length)."""
         head, *stages = self.body(images)
-        stages = [_channels_first(stage) for stage in stages]
+        stages = [channels_first(stage) for stage in stages]
         over = [(2, 3) if stage.ndim == 4 else (1,) for stage in stages]
         maxima = [stage.amax(dim) for stage, dim in zip(stages, over, strict=True)]
         middle = stages[self.middle]
@@ -225,22 +225,6 @@ def _mean_direction(block: Features) -> float:
     """Squared length of the mean of a block's rows, each of norm 1."""
     unit = block / np.maximum(np.linalg.norm(block, axis=1, keepdims=True), 1e-12)
     return float(np.square(unit.mean(axis=0, dtype=np.float64)).sum())
-
-
-def _exposing(model: nn.Module, names: list[str]) -> fx.GraphModule:
-    """The model, returning its features and the outputs of the submodules ``names``."""
-    graph = trace(model)
-    nodes = [[n for n in graph.nodes if name in n.meta.get("nn_module_stack", {})][-1] for name in names]
-    (output,) = [node for node in graph.nodes if node.op == "output"]
-    output.args = ((output.args[0], *nodes),)
-    return fx.GraphModule(model, graph).eval()
-
-
-def _channels_first(stage: Tensor) -> Tensor:
-    """(N, H, W, C) of a square map to (N, C, H, W); anything else as it is."""
-    if stage.ndim == 4 and stage.shape[1] == stage.shape[2] != stage.shape[3]:
-        return stage.permute(0, 3, 1, 2)
-    return stage
 
 
 def _averaging(length: int) -> Tensor:

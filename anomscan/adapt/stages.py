@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import timm.models
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from anomscan.adapt.backbones import Backbone
 from anomscan.errors import UsageError
@@ -54,6 +54,25 @@ def trace(model: nn.Module) -> fx.Graph:
         return _Tracer().trace(model)
     except (fx.proxy.TraceError, TypeError, ValueError, NotImplementedError) as error:
         raise UsageError(f"the stages of {type(model).__name__} cannot be told apart: {error}") from error
+
+
+def exposing(model: nn.Module, names: list[str], *, head: bool = True) -> fx.GraphModule:
+    """The model, returning the outputs of the submodules ``names``, behind its features or alone."""
+    graph = trace(model)
+    nodes = [[n for n in graph.nodes if name in n.meta.get("nn_module_stack", {})][-1] for name in names]
+    (output,) = [node for node in graph.nodes if node.op == "output"]
+    output.args = ((*((output.args[0],) if head else ()), *nodes),)
+    module = fx.GraphModule(model, graph)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module.eval()
+
+
+def channels_first(stage: Tensor) -> Tensor:
+    """(N, H, W, C) of a square map to (N, C, H, W); anything else as it is."""
+    if stage.ndim == 4 and stage.shape[1] == stage.shape[2] != stage.shape[3]:
+        return stage.permute(0, 3, 1, 2)
+    return stage
 
 
 def split(model: nn.Module, after: str) -> tuple[fx.GraphModule, fx.GraphModule]:

@@ -9,15 +9,20 @@ import typer
 from anomscan.cli.options import (
     DEFAULT_MODEL,
     BackboneName,
+    Budget,
     Device,
     Exclude,
+    Focus,
     GroupBy,
     ImageSize,
+    Mask,
     MaxPixels,
     ModelFolder,
     NormalFolder,
+    PatchCount,
     Range,
     Reduce,
+    Region,
     ScorerName,
     Share,
     Wait,
@@ -51,16 +56,21 @@ def adapt(
     memory: Annotated[
         float, typer.Option(min=0, metavar="GB", help="Activations above this go to a temporary file.")
     ] = 2.0,
+    focus: Focus = None,
+    budget: Budget = None,
+    patches: PatchCount = 10_000,
     reduce: Reduce = None,
     holdout: Share = None,
     group_by: GroupBy = None,
     exclude: Exclude = None,
     range_: Range = None,
     max_pixels: MaxPixels = None,
+    region: Region = None,
+    mask: Mask = None,
     wait: Wait = 0.0,
 ) -> None:
     """Fine-tune the backbone on normal images, export it and build the index."""
-    from anomscan.adapt.options import AdaptOptions
+    from anomscan.adapt.options import AdaptOptions, FocusChoice
     from anomscan.cli.console import finish, progress_bar
     from anomscan.fit.adapt import adapt as fit
     from anomscan.fit.normals import hold_out_rule
@@ -76,8 +86,9 @@ def adapt(
         seed=seed,
         device=device.value,
         memory=memory * 1e9,
+        focus=FocusChoice(focus, budget, patches),
     )
-    files = gathering(exclude, range_, max_pixels)
+    files = gathering(exclude, range_, max_pixels, region, mask)
     rule = hold_out_rule(None, holdout, group_by)
     with progress_bar() as progress:
         fitted = fit(normal, model, options, progress, rule, reduce, wait, files)

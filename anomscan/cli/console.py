@@ -130,6 +130,7 @@ def model_table(manifest: Manifest, folder: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from anomscan.images.part import described
     from anomscan.scoring.registry import scorer_class
     from anomscan.text import printable
 
@@ -151,11 +152,14 @@ def model_table(manifest: Manifest, folder: str) -> None:
         ("choice", (method.selection or {}).get("reason", "none")),
         (
             "input",
-            f"{preprocessing.width} x {preprocessing.height} pixels, whole image, {preprocessing.resample}",
+            f"{preprocessing.width} x {preprocessing.height} pixels, "
+            f"{described(preprocessing.reading.part)}, {preprocessing.resample}",
         ),
+        ("focus", manifest.focus.describe()),
         ("scorer", scorer_class(manifest.scorer.name).describe(manifest.scorer)),
         ("normals", f"{data.images} images of {printable(data.root)}, {data.unreadable} unreadable"),
         ("search", _search(manifest.gallery)),
+        *((("patches", _search(manifest.patches.gallery)),) if manifest.patches else ()),
         ("precision", _precision(manifest.int8)),
         ("held out", _held_out(manifest.calibration)),
         *((change.action, f"{len(change.paths)} images on {change.date}") for change in manifest.changes),
@@ -184,6 +188,10 @@ def evaluation_table(evaluation: Evaluation) -> None:
         ("FPR at 95 % TPR", evaluation.fpr_at_95_tpr),
     ):
         table.add_row(name, f"{estimate.value:.4f}", f"{estimate.low:.4f} to {estimate.high:.4f}")
+    if (found := evaluation.localised) is not None:
+        table.add_row("pixel AUROC", f"{found.pixel_auroc:.4f}", "")
+        table.add_row("PRO up to 30 % FPR", f"{found.pro:.4f}", "")
+        table.add_row("hottest place in the defect", f"{found.hits:.4f}", f"of {found.images} images")
     table.add_row("normal images", str(evaluation.normal))
     table.add_row("anomalous images", str(evaluation.anomalous))
     table.add_row("unreadable files", str(evaluation.unreadable))
@@ -261,6 +269,8 @@ def finish(fitted: Fitted, model: str) -> None:
     method, data = fitted.manifest.method, fitted.manifest.data
     if method.selection is not None:
         message(f"{method.preset}: {method.selection['reason']}")
+    if fitted.manifest.focus.measured or fitted.manifest.focus.reason != "asked for":
+        message(fitted.manifest.focus.describe())
     how = f"{method.preset}, {method.steps} steps" if method.steps else "pretrained features"
     message(f"wrote {model}: {how}, {data.images} normals")
     if fitted.manifest.int8 is not None:

@@ -22,6 +22,10 @@ def evaluate(
     ] = None,
     model: ModelFolder = DEFAULT_MODEL,
     k: Neighbours = None,
+    masks: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Where the defects are: NAME.png for an image, white is defect."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
     exclude: Exclude = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the confidence intervals.")] = 0,
@@ -47,6 +51,7 @@ def evaluate(
             seed,
             progress,
             lambda row: console.message(f"left out {printable(row.path)}: {row.error}"),
+            masks,
         )
     if json:
         typer.echo(dumps(asdict(result), indent=2))

@@ -9,15 +9,20 @@ import typer
 from anomscan.cli.options import (
     DEFAULT_MODEL,
     BackboneName,
+    Budget,
     Exclude,
+    Focus,
     Force,
     GroupBy,
     ImageSize,
     Int8,
+    Mask,
     MaxPixels,
     ModelFolder,
+    PatchCount,
     Range,
     Reduce,
+    Region,
     ScorerName,
     Share,
     Wait,
@@ -41,6 +46,9 @@ def index(
     weights: WeightsFile = None,
     size: ImageSize = None,
     scorer: ScorerName = None,
+    focus: Focus = None,
+    budget: Budget = None,
+    patches: PatchCount = 10_000,
     reduce: Reduce = None,
     int8: Int8 = False,
     force: Force = False,
@@ -49,9 +57,12 @@ def index(
     exclude: Exclude = None,
     range_: Range = None,
     max_pixels: MaxPixels = None,
+    region: Region = None,
+    mask: Mask = None,
     wait: Wait = 0.0,
 ) -> None:
     """Build the index only, with the model's extractor if there is one, else with the pretrained backbone."""
+    from anomscan.adapt.options import FocusChoice
     from anomscan.cli.console import finish, progress_bar
     from anomscan.fit import feedback
     from anomscan.fit.index import IndexOptions
@@ -60,9 +71,8 @@ def index(
 
     check_force(int8, force)
     started = any(option is not None for option in (backbone, weights, size))
-    building = (
-        started or int8 or any(option is not None for option in (scorer, holdout, group_by, reduce, range_))
-    )
+    asked = (scorer, holdout, group_by, reduce, range_, focus, budget, region, mask)
+    building = started or int8 or any(option is not None for option in asked)
     if add + remove + building > 1:
         raise UsageError("--add and --remove change a finished index; leave each other and all else out")
     if not (add or remove) and len(paths) > 1:
@@ -74,8 +84,8 @@ def index(
             fitted = feedback.remove(paths, model, wait)
         else:
             choice = backbone_choice(backbone, weights, size) if started else None
-            options = IndexOptions(choice, scorer, reduce, int8, force)
+            options = IndexOptions(choice, scorer, reduce, int8, force, FocusChoice(focus, budget, patches))
             rule = hold_out_rule(model, holdout, group_by)
-            files = gathering(exclude, range_, max_pixels)
+            files = gathering(exclude, range_, max_pixels, region, mask)
             fitted = fit(paths[0], model, options, progress, rule, wait, files)
     finish(fitted, model)

@@ -95,13 +95,44 @@ MaxPixels = Annotated[
     int | None, typer.Option("--max-pixels", min=1, metavar="N", help="Refuse larger images (default: 500e6)")
 ]
 
+Region = Annotated[
+    str | None,
+    typer.Option(
+        "--region", metavar="X,Y,W,H", help="Look here only, in pixels (default: the model's, or everywhere)"
+    ),
+]
+Mask = Annotated[
+    str | None,
+    typer.Option("--mask", metavar="FILE", help="Look only where this picture, of their size, is white."),
+]
 
-def gathering(exclude: list[str] | None, range_: str | None, max_pixels: int | None) -> Gathering:
+Focus = Annotated[
+    str | None,
+    typer.Option(
+        "--focus", metavar="WHAT", help="auto, image, patch or both (default: auto, or the method's)"
+    ),
+]
+Budget = Annotated[
+    float | None,
+    typer.Option(min=0, metavar="MS", help="Milliseconds of a core that patches of an image may take."),
+]
+PatchCount = Annotated[
+    int, typer.Option("--patches", min=100, metavar="K", help="Patches of normals that are kept, at most.")
+]
+
+
+def gathering(
+    exclude: list[str] | None,
+    range_: str | None,
+    max_pixels: int | None,
+    region: str | None,
+    mask: str | None,
+) -> Gathering:
     """Which files are normals, and how they are read."""
     from anomscan.fit.look import Gathering
     from anomscan.types import MAX_PIXELS
 
-    return Gathering(tuple(exclude or ()), range_, max_pixels or MAX_PIXELS)
+    return Gathering(tuple(exclude or ()), range_, max_pixels or MAX_PIXELS, region, mask)
 
 
 def backbone_choice(name: str | None, weights: str | None, size: int | None) -> BackboneChoice:

@@ -68,6 +68,12 @@ def score(
         float | None, typer.Option(metavar="S", help="Call images of this score or more anomalous.")
     ] = None,
     report: Annotated[str | None, typer.Option(metavar="FILE.html", help="Write a page to look at.")] = None,
+    heatmaps: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Write pictures that show where images are odd.")
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Further columns: image_score, patch_score, regions.")
+    ] = None,
     summary: Annotated[
         str | None, typer.Option(metavar="FILE.json", help="Write counts, quantiles, drift.")
     ] = None,
@@ -97,25 +103,31 @@ def score(
     from anomscan.images.find import Search
     from anomscan.model.model import read_model
     from anomscan.pipeline import available_cores
-    from anomscan.report.rows import write_rows
-    from anomscan.screen.run import ScoreJob, run
+    from anomscan.report.rows import REGIONS, further_columns, write_rows
+    from anomscan.screen.run import MOST_HEATMAPS, ScoreJob, run
     from anomscan.stats.decision import UNDECIDED, Decision
 
     decision = Decision(fpr, fdr, threshold)
     if decision == UNDECIDED and (fail_on_anomaly or move_anomalous or copy_anomalous):
         raise UsageError("what is anomalous? say so with --fpr, --fdr or --threshold")
     on_terminal = output is None and sys.stdout.isatty() and format_ is Format.csv
+    further = further_columns(columns)
     shown, threads = top or REPORT_ROWS, threads or available_cores()
-    folders = [folder for folder in (move_anomalous, copy_anomalous) if folder]
+    folders = [folder for folder in (move_anomalous, copy_anomalous, heatmaps) if folder]
     search = Search(exclude or (), folders, min_age)
     with ExitStack() as running:
         with ExitStack() as outputs:
             file = outputs.enter_context(text_output(output))
             page, numbers = (path and outputs.enter_context(whole_file(path)) for path in (report, summary))
             loaded = read_model(model, threads, device.value)
+            if heatmaps and not loaded.patches:
+                console.message("no heat maps: the model looks at whole images; see --focus of adapt")
             found = search.given(paths, null=null)
             wanted = every_page(found) if pages is Pages.all else found
-            job = ScoreJob(wanted, loaded, decision, k, threads, shown if page else 0, search, max_pixels)
+            if format_ is Format.jsonl and loaded.patches:
+                further = tuple(dict.fromkeys((*further, REGIONS)))
+            keep = max(shown if page else 0, top or MOST_HEATMAPS if heatmaps else 0)
+            job = ScoreJob(wanted, loaded, decision, k, threads, keep, search, max_pixels)
             with console.progress_bar() as progress:
                 outcome = running.enter_context(run(job, progress))
                 summed = outcome.summary()
@@ -123,13 +135,15 @@ def score(
                     from anomscan.report.html import write_report
 
                     write_report(page, outcome.evidence(shown, summed), progress)
+                if heatmaps:
+                    outcome.write_heatmaps(heatmaps, keep, progress)
             if numbers:
                 numbers.write_text(summed.to_json(), encoding="ascii")
             if on_terminal:
                 console.ranking_table(outcome.ranking, top)
                 read = True
             else:
-                read = write_rows(outcome.ranking.rows(top), format_.value, file)
+                read = write_rows(outcome.ranking.rows(top), format_.value, file, further)
         console.deliver(outcome.ranking, copy_anomalous, move_anomalous, rows_are_safe=read)
     for line in summed.messages():
         console.message(line)

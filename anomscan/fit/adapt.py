@@ -57,4 +57,4 @@ def adapt(
     with ModelDraft.begin(folder, wait) as draft:
         network = make_network(normals.sources, options, info, draft.scratch, progress)
         scorer = make_scorer(info, network.learnt)
-        return build_from(draft, network, scorer, normals, progress, reduction)
+        return build_from(draft, network, scorer, normals, progress, reduction, options.focus.most)

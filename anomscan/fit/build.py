@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 import anomscan
-from anomscan.fit.embed import Embedded, embed
-from anomscan.fit.normals import Normals, group_names
-from anomscan.images.find import Unreadable
+from anomscan.fit.embed import embed
+from anomscan.fit.held_out import HeldOut, Kept
+from anomscan.fit.normals import Normals
+from anomscan.images.find import Found, Unreadable
 from anomscan.model.folder import ModelDraft
-from anomscan.model.manifest import CalibrationInfo, Change, DataInfo, HoldOut, Manifest
+from anomscan.model.manifest import Change, DataInfo, Manifest
 from anomscan.model.model import write_normals
 from anomscan.network.extractor import Extractor
 from anomscan.network.network import Network
 from anomscan.pipeline import available_cores
+from anomscan.scoring.bank import MOST, Bank
 from anomscan.scoring.base import Scorer
+from anomscan.scoring.focused import Focused
+from anomscan.scoring.info import PatchInfo
 from anomscan.scoring.reduction import Reduction
-from anomscan.stats.calibration import Calibration
 from anomscan.text import now
 from anomscan.types import Outputs, Progress
+
+MOST_WITH_PATCHES = 1000
+"""Held-out normals whose patches are kept, 130 kB each; more are left aside."""
 
 
 @dataclass(frozen=True)
@@ -34,36 +41,20 @@ class Fitted:
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Normals that calibrate, with scores still to be made, and what is recorded of them."""
-
-    calibration: Calibration
-    info: CalibrationInfo
-
-    @classmethod
-    def of(cls, images: Embedded, rule: HoldOut, copies: Mapping[str, int]) -> HeldOut:
-        """Embedded normals, in groups by ``rule``; ``copies`` see ``group_names``, by absolute path."""
-        names = group_names(images.paths, rule.group_by, copies)
-        features = images.outputs.image
-        calibration = Calibration(features, features[:0, 0], names, images.paths)
-        info = CalibrationInfo(rule, images.root, len(images.paths), calibration.groups, images.fingerprint)
-        return cls(calibration, info)
-
-    def scored(self, scorer: Scorer) -> Calibration:
-        """The calibration by a fitted scorer, as ``score`` would score these images."""
-        scores = scorer.score(Outputs(self.calibration.features), scorer.info.k)
-        return self.calibration.rescored(scores)
-
-
-@dataclass(frozen=True)
 class Material:
-    """What a model is built from: n normals for the gallery, others to calibrate with, and their record."""
+    """What a model is built from: n normals for the gallery, others to calibrate with, and their record.
+
+    ``bank`` has the patches of the n, or is None where only whole images are looked at; ``known`` is what a
+    build before measured of them.
+    """
 
     outputs: Outputs
     paths: list[str]
     held_out: HeldOut | None
     data: DataInfo
     changes: list[Change] = field(default_factory=list)
+    bank: Bank | None = None
+    known: PatchInfo | None = None
 
 
 def build(
@@ -81,11 +72,20 @@ def build(
         OutputError: the old model stays.
     """
     progress("building the gallery", 0, None, "")
-    indexed = scorer.fit(material.outputs, network.method.seed, reduction)
+    held_out, seed = material.held_out, network.method.seed
+    focused, focus = None, network.focus
+    if material.bank is not None:
+        focused = Focused.of(scorer, focus.looks, material.bank, seed, focus.weight, material.known)
+    scorer = focused or scorer
+    indexed = scorer.fit(material.outputs, seed, reduction)
+    if held_out is not None:
+        outputs = held_out.compared(scorer)
+        scores = scorer.score(outputs, scorer.info.k)
+        draft.put(held_out.calibration.rescored(scores).save(draft.scratch)).put(held_out.save(draft.scratch))
+        if focused and outputs.maps:
+            focused.look_normal(outputs.maps)
     draft.put(network.files).put(scorer.save(draft.scratch))
     draft.put(write_normals(draft.scratch, [material.paths[row] for row in indexed.rows]))
-    if material.held_out is not None:
-        draft.put(material.held_out.scored(scorer).save(draft.scratch))
     return draft.commit(
         Manifest(
             anomscan=anomscan.__version__,
@@ -99,8 +99,10 @@ def build(
             files={},
             gallery=indexed.gallery,
             int8=network.int8,
-            calibration=material.held_out.info if material.held_out else None,
+            calibration=held_out.info if held_out else None,
             changes=material.changes,
+            focus=network.focus,
+            patches=focused.patch_info if focused else None,
         )
     )
 
@@ -112,8 +114,11 @@ def build_from(
     normals: Normals,
     progress: Progress,
     reduction: Reduction | None = None,
+    most: int = MOST,
 ) -> Fitted:
     """Embed the normals with the network that will score, and build the model from them.
+
+    ``most`` is how many patches the gallery holds at most.
 
     Raises:
         InputError: no normal can be read.
@@ -121,18 +126,35 @@ def build_from(
     """
     extractor = Extractor(network.graph, available_cores())
     preprocessing = network.preprocessing
-    images = embed("embedding the normals", normals.root, normals.sources, extractor, preprocessing, progress)
+    bank = Bank(most, network.method.seed) if network.focus.looks != "image" else None
+    images = embed(
+        "embedding the normals",
+        normals.root,
+        normals.sources,
+        extractor,
+        preprocessing,
+        progress,
+        bank.add if bank is not None else None,
+    )
     unreadable, held_out = images.unreadable, None
     if normals.held_out:
-        others = embed("calibrating", normals.root, normals.held_out, extractor, preprocessing, progress)
-        unreadable, held_out = (
-            [*unreadable, *others.unreadable],
-            HeldOut.of(others, normals.rule, normals.look.by_absolute_path()),
-        )
+        kept = Kept() if bank is not None else None
+        take = kept.add if kept is not None else None
+        few = normals.held_out if kept is None else _spread(normals.held_out)
+        others = embed("calibrating", normals.root, few, extractor, preprocessing, progress, take)
+        unreadable = [*unreadable, *others.unreadable]
+        copies = normals.look.by_absolute_path()
+        held_out = HeldOut.of(others, normals.rule, copies, kept.patches() if kept is not None else None)
     data = DataInfo(images.root, len(images.paths), len(unreadable), images.fingerprint)
-    material = Material(images.outputs, images.paths, held_out, data)
+    material = Material(images.outputs, images.paths, held_out, data, bank=bank)
     manifest = build(draft, network, scorer, material, progress, reduction)
     return Fitted(manifest, unreadable, [*normals.look.notes, *notes(draft)])
+
+
+def _spread(held_out: list[Found]) -> list[Found]:
+    """``MOST_WITH_PATCHES`` of them at most."""
+    places = np.linspace(0, len(held_out) - 1, min(MOST_WITH_PATCHES, len(held_out))).astype(int)
+    return [held_out[place] for place in places]
 
 
 def notes(draft: ModelDraft) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,10 @@ from anomscan.images.decode import Decoded, decode_all
 from anomscan.images.find import Found, Unreadable
 from anomscan.network.extractor import Extractor
 from anomscan.pipeline import available_cores, counted
-from anomscan.types import Outputs, Preprocessing, Progress
+from anomscan.types import Features, Outputs, Preprocessing, Progress
+
+Take = Callable[[Features, list[str]], None]
+"""Takes the patches of n images, (n, rows, columns, C), and their paths."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,11 @@ def embed(
     extractor: Extractor,
     preprocessing: Preprocessing,
     progress: Progress,
+    take: Take | None = None,
 ) -> Embedded:
     """Embed ``sources``, images below ``root``; ``what`` is what ``progress`` calls it.
+
+    ``take`` gets the patches of every batch, and the paths, in order; nothing of them is kept here.
 
     Raises:
         InputError: none of them can be read, or the network gives no numbers.
@@ -50,10 +57,13 @@ def embed(
             collected.unreadable.append(batch)
         else:
             collected.add(batch.images, batch.outputs)
+            if take is not None and batch.outputs.patches is not None:
+                take(batch.outputs.patches, [os.path.abspath(image.path) for image in batch.images])
     if not collected.is_finite:
         raise InputError("the network gives features of these images that are no numbers")
     if not collected.paths:
-        raise InputError(f"none of the {len(sources)} normal images can be read")
+        why = f": {collected.unreadable[0].reason}" if collected.unreadable else ""
+        raise InputError(f"none of the {len(sources)} normal images can be read{why}")
     return collected.whole()
 
 

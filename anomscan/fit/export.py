@@ -105,7 +105,8 @@ def _given_images(model: Model, images: list[str]) -> tuple[list[Decoded], Outpu
 def _gallery_images(model: Model) -> tuple[list[Decoded], Outputs | None]:
     """Normals that are still on this disk, spread over the gallery, and their features there.
 
-    A gallery of rounded features or of centroids does not hold those; the model's extractor gives them again.
+    A gallery of rounded features, of centroids or of a few patches does not hold those; the model's extractor
+    gives them again.
     """
     spread = np.linspace(0, len(model.normals) - 1, min(EXPORT_IMAGES, len(model.normals))).astype(int)
     sources = [Source(model.normals[i]) for i in spread]
@@ -115,7 +116,7 @@ def _gallery_images(model: Model) -> tuple[list[Decoded], Outputs | None]:
     if not there:
         return [], None
     reduced = model.manifest.gallery.reduced
-    if not model.gallery.exact or (reduced and not Reduction.parse(reduced).keeps_normals):
+    if model.patches or not model.gallery.exact or (reduced and not Reduction.parse(reduced).keeps_normals):
         return there, _embedded(model.extractor, there)
     return there, Outputs(model.gallery.vectors()[spread[readable]])
 

@@ -13,8 +13,9 @@ from dataclasses import replace
 import numpy as np
 
 from anomscan.errors import InputError, NoImages, UsageError
-from anomscan.fit.build import Fitted, HeldOut, Material, build, notes
+from anomscan.fit.build import Fitted, Material, build, notes
 from anomscan.fit.embed import embed
+from anomscan.fit.held_out import HELD, HeldOut, Kept
 from anomscan.fit.index import of_model
 from anomscan.fit.look import Gathering
 from anomscan.fit.normals import Normals
@@ -23,6 +24,8 @@ from anomscan.model.folder import ModelDraft, read_manifest
 from anomscan.model.manifest import Change, GroupRule, HoldOut
 from anomscan.model.model import Model, read_model
 from anomscan.pipeline import available_cores
+from anomscan.scoring.bank import MOST, Bank
+from anomscan.scoring.focused import Focused
 from anomscan.stats.calibration import CALIBRATION
 from anomscan.text import now, printable
 from anomscan.types import Features, Outputs, Progress
@@ -49,8 +52,10 @@ def calibrate(
     with ModelDraft.begin(folder, wait) as draft:
         model = read_model(folder, available_cores())
         manifest = model.manifest
+        kept = Kept() if manifest.patches else None
+        take = kept.add if kept is not None else None
         images = embed(
-            "calibrating", root, normals.sources, model.extractor, manifest.preprocessing, progress
+            "calibrating", root, normals.sources, model.extractor, manifest.preprocessing, progress, take
         )
         features = images.outputs.image
         known = model.gallery.holds(features, model.gallery.search(features, 1)[1][:, 0])
@@ -60,9 +65,11 @@ def calibrate(
                 f"{int(known.sum())} of the {len(known)} images, {first} for one, are among the normals that "
                 "the model compares with; calibrate with others"
             )
-        held_out = HeldOut.of(images, HoldOut(group_by=group_by), normals.look.by_absolute_path())
-        draft.keep(manifest, manifest.files.keys() - {CALIBRATION})
-        draft.put(held_out.scored(model.scorer).save(draft.scratch))
+        rule, copies = HoldOut(group_by=group_by), normals.look.by_absolute_path()
+        held_out = HeldOut.of(images, rule, copies, kept.patches() if kept is not None else None)
+        draft.keep(manifest, manifest.files.keys() - {CALIBRATION, HELD})
+        scores = model.scorer.score(held_out.compared(model.scorer), manifest.scorer.k)
+        draft.put(held_out.calibration.rescored(scores).save(draft.scratch)).put(held_out.save(draft.scratch))
         written = draft.commit(replace(manifest, calibration=held_out.info))
         return Fitted(written, images.unreadable, [*normals.look.notes, *notes(draft)])
 
@@ -86,13 +93,16 @@ def add(paths: list[str], folder: str, progress: Progress, wait: float = 0.0) ->
     read_manifest(folder)  # before a folder is made where there is none
     with ModelDraft.begin(folder, wait) as draft:
         model = _whole(folder)
-        preprocessing = model.manifest.preprocessing
-        images = embed("embedding", os.curdir, sources, model.extractor, preprocessing, progress)
+        preprocessing, bank = model.manifest.preprocessing, _bank(model)
+        take = bank.add if bank is not None else None
+        images = embed("embedding", os.curdir, sources, model.extractor, preprocessing, progress, take)
         kept = _positions_without(model, set(images.paths))
         vectors = np.concatenate([model.gallery.vectors()[kept], images.outputs.image])
         normals = [*(model.normals[i] for i in kept), *images.paths]
         change = Change(now(), "added", images.paths)
-        fitted = _changed(draft, model, vectors, normals, change, images.fingerprint)
+        if bank is not None:
+            bank.forget(set(images.paths), before=len(bank.paths) - len(images.paths))
+        fitted = _changed(draft, model, vectors, normals, change, images.fingerprint, bank)
         return replace(fitted, unreadable=images.unreadable)
 
 
@@ -124,7 +134,10 @@ def remove(paths: list[str], folder: str, wait: float = 0.0) -> Fitted:
                 "no normal would be left; build the index of others with 'anomscan index NORMAL'"
             )
         vectors, normals = model.gallery.vectors()[kept], [model.normals[i] for i in kept]
-        return _changed(draft, model, vectors, normals, Change(now(), "removed", sorted(gone)), "")
+        bank, change = _bank(model), Change(now(), "removed", sorted(gone))
+        if bank is not None:
+            bank.forget(gone, before=len(bank.paths))
+        return _changed(draft, model, vectors, normals, change, "", bank)
 
 
 def _whole(folder: str) -> Model:
@@ -138,20 +151,31 @@ def _positions_without(model: Model, paths: set[str]) -> list[int]:
     return [i for i, path in enumerate(model.normals) if path not in paths]
 
 
+def _bank(model: Model) -> Bank | None:
+    """The patches of the model's normals, as many as its gallery kept."""
+    if not isinstance(model.scorer, Focused):
+        return None
+    patches, seed = model.scorer.patches, model.manifest.method.seed
+    return Bank.of(patches.held(), patches.paths, patches.grid, max(MOST, len(patches)), seed)
+
+
 def _changed(
-    draft: ModelDraft, model: Model, vectors: Features, normals: list[str], change: Change, pixels: str
+    draft: ModelDraft,
+    model: Model,
+    vectors: Features,
+    normals: list[str],
+    change: Change,
+    pixels: str,
+    bank: Bank | None,
 ) -> Fitted:
     """Build the model again with another gallery; ``pixels`` is the fingerprint of those that are new."""
-    manifest, held_out = model.manifest, None
-    calibration = model.calibration.without(set(change.paths)) if model.calibration else None
-    if calibration is not None and manifest.calibration is not None:
-        info = replace(manifest.calibration, images=len(calibration.paths), groups=calibration.groups)
-        held_out = HeldOut(calibration, info)
+    manifest, scorer = model.manifest, model.scorer.whole
+    held_out = HeldOut.without(draft.folder, manifest, model.calibration, set(change.paths))
     text = "\0".join((manifest.data.fingerprint, change.action, *change.paths, pixels))
     data = replace(
         manifest.data, images=len(normals), fingerprint=hashlib.sha256(os.fsencode(text)).hexdigest()
     )
-    network = of_model(draft.folder, manifest, draft.scratch, model.scorer.arrays)
+    network = of_model(draft.folder, manifest, draft.scratch, scorer.arrays)
     changes = [*manifest.changes, change]
-    material = Material(Outputs(vectors), normals, held_out, data, changes)
-    return Fitted(build(draft, network, model.scorer, material, lambda *_: None), [], notes(draft))
+    material = Material(Outputs(vectors), normals, held_out, data, changes, bank, manifest.patches)
+    return Fitted(build(draft, network, scorer, material, lambda *_: None), [], notes(draft))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from anomscan.adapt.options import AdaptOptions, BackboneChoice
+from anomscan.adapt.options import AdaptOptions, BackboneChoice, FocusChoice
 from anomscan.errors import ModelDamaged, ModelNotFound, UsageError
 from anomscan.fit.build import Fitted, build_from
 from anomscan.fit.int8 import in_int8
@@ -17,7 +17,7 @@ from anomscan.model.manifest import HoldOut, Manifest
 from anomscan.model.model import read_normals
 from anomscan.network.network import EXTRACTOR, WEIGHTS, Network
 from anomscan.scoring.base import SCORER, read_arrays
-from anomscan.scoring.info import ScorerInfo
+from anomscan.scoring.info import Looks, ScorerInfo
 from anomscan.scoring.reduction import Reduction
 from anomscan.scoring.registry import asked_scorer, make_scorer, parse_scorer, scorer_class
 from anomscan.types import Arrays, Levels, Progress
@@ -31,7 +31,7 @@ class IndexOptions:
     with a backbone, the pretrained features are taken as they are (DN2). With ``scorer`` None an existing
     model's is kept; else it is kNN. ``reduce`` is a ``Reduction`` as on the command line; with None every
     normal is in the gallery. With ``int8`` the extractor becomes an 8-bit one; ``force`` takes it whatever it
-    does to the scores.
+    does to the scores. ``focus`` is what to look at, where the extractor is a new one.
     """
 
     backbone: BackboneChoice | None = None
@@ -39,6 +39,7 @@ class IndexOptions:
     reduce: str | None = None
     int8: bool = False
     force: bool = False
+    focus: FocusChoice = field(default_factory=FocusChoice)
 
 
 def index(
@@ -67,13 +68,17 @@ def index(
         ModelError: the model in ``folder`` cannot be used.
         UsageError, WeightsUnavailable, Int8Differs, OutputError: the old model stays.
     """
-    normals = Normals.find(root, gathering, progress, _trained_with(folder, options))
+    known = _known(folder, options)
+    if known is not None:
+        gathering = replace(gathering, part=known.preprocessing.reading.part)
+    normals = Normals.find(root, gathering, progress, _trained_with(known))
     notes: list[str] = []
     reduction = Reduction.parse(options.reduce) if options.reduce else None
     with ModelDraft.begin(folder, wait) as draft:
         manifest = draft.base() if options.backbone is None else None
         if manifest is not None:
             network, info = existing(folder, manifest, options.scorer, draft.scratch)
+            network = _focused(network, options.focus.looks)
             normals, notes = _split(normals, rule or HoldOut(), folder, manifest)
         else:
             normals = normals.split(rule or HoldOut(), seed=0)
@@ -85,18 +90,22 @@ def index(
             progress("reducing the extractor to 8 bits", 0, None, "")
             network = in_int8(network, normals.sources, draft.scratch, info.metric, force=options.force)
         scorer = make_scorer(info, network.learnt)
-        fitted = build_from(draft, network, scorer, normals, progress, reduction)
+        fitted = build_from(draft, network, scorer, normals, progress, reduction, options.focus.most)
         return replace(fitted, notes=[*fitted.notes, *notes])
 
 
-def _trained_with(folder: str, options: IndexOptions) -> Levels | None:
-    """The range of grey levels that the network to be used was trained with, if it was."""
+def _known(folder: str, options: IndexOptions) -> Manifest | None:
+    """The model whose network is used and which goes on looking where it does, if there is one."""
     if options.backbone is not None:
         return None
     with suppress(ModelNotFound):
-        manifest = read_manifest(folder)
-        return manifest.preprocessing.reading.levels if manifest.method.steps else None
+        return read_manifest(folder)
     return None
+
+
+def _trained_with(known: Manifest | None) -> Levels | None:
+    """The range of grey levels that a network was trained with, if it was."""
+    return known.preprocessing.reading.levels if known is not None and known.method.steps else None
 
 
 def existing(folder: str, manifest: Manifest, scorer: str | None, into: Path) -> tuple[Network, ScorerInfo]:
@@ -118,11 +127,27 @@ def existing(folder: str, manifest: Manifest, scorer: str | None, into: Path) ->
     return of_model(folder, manifest, into, arrays), info
 
 
+def _focused(network: Network, looks: str | None) -> Network:
+    """The network with another focus, where it gives what that needs.
+
+    Raises:
+        UsageError: it gives no patches.
+    """
+    if looks is None or looks in ("auto", network.focus.looks):
+        return network
+    if looks not in ("image", "patch", "both"):
+        raise UsageError(f"there is no focus called {looks!r}; choose one of auto, image, patch, both")
+    if looks != "image" and not network.focus.size:
+        raise UsageError("the model's extractor gives no patches; adapt again with --focus")
+    named: Looks = "patch" if looks == "patch" else "both" if looks == "both" else "image"
+    return replace(network, focus=replace(network.focus, looks=named, reason="asked for"))
+
+
 def of_model(folder: str, manifest: Manifest, into: Path, arrays: Arrays) -> Network:
     """The network of a model, brought ``into`` a scratch folder."""
     files = linked(folder, manifest, (EXTRACTOR, WEIGHTS), into)
     made = (manifest.backbone, manifest.preprocessing, manifest.method)
-    return Network(files, *made, learnt=arrays, int8=manifest.int8)
+    return Network(files, *made, learnt=arrays, int8=manifest.int8, focus=manifest.focus)
 
 
 def _pretrained(
@@ -136,6 +161,7 @@ def _pretrained(
         backbone=options.backbone or BackboneChoice(),
         scorer=options.scorer,
         reading=normals.look.reading,
+        focus=options.focus,
     )
     info = asked_scorer(options.scorer, find_preset(plain.method).scorer, (), plain.method)
     return make_network(normals.sources, plain, info, scratch, progress), info

@@ -17,7 +17,9 @@ from anomscan.network.extractor import BATCH, Extractor
 from anomscan.network.network import EXTRACTOR, Int8Info, Network
 from anomscan.network.quantise import quantise
 from anomscan.pipeline import available_cores
+from anomscan.scoring.bank import Bank
 from anomscan.scoring.gallery import Gallery
+from anomscan.scoring.patches import PatchGallery, patch_scores
 from anomscan.stats.measures import spearman
 from anomscan.types import Features, Metric, Outputs, Preprocessing
 
@@ -51,7 +53,8 @@ def make_int8(
     """Write an 8-bit version of ``graph`` to ``out`` and measure what it costs and gains.
 
     Both extractors score every normal by its k = 2 nearest *other* normals; the ranks are compared. That is
-    harder than with anomalies among them, whose scores lie farther apart.
+    harder than with anomalies among them, whose scores lie farther apart. Where they give patches, the
+    scores by those of the other half of the normals are compared too; the worse correlation counts.
 
     Args:
         graph: the float extractor.
@@ -78,11 +81,11 @@ def make_int8(
     quantise(graph, out, batches[:: max(1, len(pixels) // CALIBRATING)])
     exact, exact_seconds = _timed(Extractor(graph, threads), batches)
     rounded, rounded_seconds = _timed(Extractor(out, threads), batches)
-    before, after = _scores(exact, metric), _scores(rounded, metric)
+    pairs = list(zip(_scores(exact, metric), _scores(rounded, metric), strict=True))
     info = Int8Info(
         speed=exact_seconds / rounded_seconds,
-        spearman=spearman(before, after),
-        p_value_change=float(np.abs(_p_values(before) - _p_values(after)).mean()),
+        spearman=min(spearman(before, after) for before, after in pairs),
+        p_value_change=max(float(np.abs(_p_values(a) - _p_values(b)).mean()) for a, b in pairs),
     )
     if info.spearman < LEAST_SPEARMAN and not force:
         raise Int8Differs(
@@ -92,15 +95,21 @@ def make_int8(
     return info
 
 
-def _timed(extractor: Extractor, batches: Iterable[np.ndarray]) -> tuple[Features, float]:
+def _timed(extractor: Extractor, batches: Iterable[np.ndarray]) -> tuple[Outputs, float]:
     began = time.perf_counter()
     outputs = Outputs.joined(list(extractor.run_all(batches)))
-    return outputs.image, time.perf_counter() - began
+    return outputs, time.perf_counter() - began
 
 
-def _scores(features: Features, metric: Metric) -> Features:
-    distances, _ = Gallery.build(features, metric).search(features, 3)
-    scores: Features = distances[:, 1:].sum(axis=1)  # the nearest of a normal is itself
+def _scores(outputs: Outputs, metric: Metric) -> list[Features]:
+    """Of the images, each among the others; of the patches of every second one, among those of the rest."""
+    distances, _ = Gallery.build(outputs.image, metric).search(outputs.image, 3)
+    scores: list[Features] = [distances[:, 1:].sum(axis=1)]  # the nearest of a normal is itself
+    if outputs.patches is not None:
+        bank = Bank()
+        bank.add(outputs.patches[::2], [""] * len(outputs.patches[::2]))
+        gallery, _ = PatchGallery.build(bank, seed=0)
+        scores.append(patch_scores(gallery.maps(outputs.patches[1::2]).distances))
     return scores
 
 

@@ -11,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from anomscan.errors import InputError
+from anomscan.fit.part import decide_part
 from anomscan.fit.sets import Sets
 from anomscan.images.find import Found, Search, Unreadable
 from anomscan.images.glance import DETAIL, LEAST_DIFFERENCE, PARTS, Glance, detail_of, glance_at, read_deep
@@ -18,7 +19,7 @@ from anomscan.images.levels import decide, parse_range
 from anomscan.pipeline import available_cores, in_order
 from anomscan.scoring.gallery import Gallery
 from anomscan.text import many, printable
-from anomscan.types import MAX_PIXELS, Features, Levels, Progress, Reading
+from anomscan.types import MAX_PIXELS, Features, Levels, Part, Progress, Reading
 
 FEWEST_LEVELS = 64
 """Grey levels below which an image is said to use few."""
@@ -57,12 +58,16 @@ class Gathering:
     """Which files are normals, and how they are read.
 
     ``exclude`` are globs of names to pass over; ``range`` is ``LO:HI`` or ``file``, as on the command line:
-    by default the normals decide; ``max_pixels`` see ``Reading``.
+    by default the normals decide; ``max_pixels`` see ``Reading``. ``region``, ``mask`` and ``part`` say what
+    of them is looked at, see ``decide_part``.
     """
 
     exclude: tuple[str, ...] = ()
     range: str | None = None
     max_pixels: int = MAX_PIXELS
+    region: str | None = None
+    mask: str | None = None
+    part: Part | None = None
 
     def search(self) -> Search:
         """What finds them."""
@@ -78,11 +83,12 @@ class Gathering:
 
         Raises:
             InputError: the normals are all but identical.
-            UsageError: a range that makes no sense.
+            UsageError: a range, a region or a mask that makes no sense.
         """
         if self.range:
             levels = parse_range(self.range)
-        reading = Reading(levels, beyond_16_bits=True, max_pixels=self.max_pixels)
+        part = decide_part(sources, self.region, self.mask, self.part)
+        reading = Reading(levels, beyond_16_bits=True, max_pixels=self.max_pixels, part=part)
         if levels is None:
             deep = in_order(lambda source: read_deep(source, reading), sources, available_cores(), 8)
             levels = decide((image for image in deep if image is not None), by_file=self.range == "file")

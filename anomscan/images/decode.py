@@ -7,7 +7,7 @@ Rules, the same for normals and for incoming images:
 * Palettes, CMYK and greyscale are converted to RGB; an alpha channel is composited over white, unless it is
   zero everywhere: then it was never meant as one.
 * A JPEG much larger than the input is decoded at reduced scale, never below twice the input's size.
-* The whole image is squashed to the input's size: nothing is cropped away.
+* The whole image is squashed to the input's size: nothing is cropped away, unless the model looks at a part.
 * Of an animation or a multi-page file, the first frame counts, or the page that is asked for.
 """
 
@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import io
 import os
-import struct
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -30,11 +28,14 @@ from anomscan.errors import UnreadableImage
 from anomscan.files.storage import Identity, storage_of
 from anomscan.images.budget import PIXELS_IN_FLIGHT
 from anomscan.images.find import Found, Source, Unreadable, reason_of
-from anomscan.images.levels import CLIPPED, Deep, deep, know_more_tiffs
+from anomscan.images.levels import CLIPPED, Deep, deep
+from anomscan.images.opening import DECODE_ERRORS, FORMATS, count_pages, is_thumbnail, open_image, turn_of
+from anomscan.images.region import check_size, least_size, squashed
 from anomscan.pipeline import in_order
-from anomscan.types import Levels, Pixels, Preprocessing, Reading
+from anomscan.types import Levels, Part, Pixels, Preprocessing, Reading
 
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
+FULL = (1 << 24, 1 << 24)
+"""A size that no image is read at less than: for ``opened``, all of its pixels."""
 LOOK_AHEAD = 16
 """Images a thread that wait, decoded, for whoever consumes them."""
 Image.MAX_IMAGE_PIXELS = None  # Reading.max_pixels is checked instead, with a reason in the row
@@ -45,27 +46,11 @@ RESAMPLES = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 
-# What Pillow's decoders raise on damaged files (python-pillow: "any exception a plugin can raise").
-DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-)
 _WITHOUT_END_MARK = ("BMP", "TIFF", "WEBP", "PPM")
 _NEVER_END_IN_ZEROS, _ZEROS = ("PNG", "WEBP"), 64
 """Compressed formats that decode, to anything, where the last so many bytes and more are zeros yet."""
 _TAIL = 10
 """One in so many rows, the last written, is looked at for the zeros of a file that is not all there yet."""
-_TIFF_MAGIC = (b"II*\0", b"MM\0*")
-_ORIENTATION = 0x0112
-_SUBFILE_TYPE, _REDUCED = 254, 1
 
 
 @dataclass(frozen=True)
@@ -107,14 +92,23 @@ def decode(path: str, preprocessing: Preprocessing, page: int | None = None) -> 
 
     Raises:
         UnreadableImage: the file is missing, not a regular file, not one of ``FORMATS``, damaged, cut off,
-            too large, or has pixels of an unknown range.
+            too large, of another size than the model's part is for, or has pixels of an unknown range.
     """
     size = (preprocessing.width, preprocessing.height)
-    with opened(path, size, preprocessing.reading, page) as (image, identity, remarks):
-        small = image.resize(size, RESAMPLES[preprocessing.resample]).convert("RGB")
+    reading = preprocessing.reading
+    with opened(path, size, reading, page, reading.part) as (image, identity, remarks):
+        small = squashed(image, size, RESAMPLES[preprocessing.resample], reading.part).convert("RGB")
         pixels = np.ascontiguousarray(small)
         remarks = replace(remarks, flat=bool((pixels == pixels[0, 0]).all()))
         return Decoded(Source(path, page).name, pixels, path, identity, remarks)
+
+
+def source_named(name: str) -> Source:
+    """The image that a row is called after: its path, and the number of a page behind it if it has one."""
+    file, mark, number = name.rpartition("#")
+    if mark and number.isdecimal() and not os.path.lexists(name):
+        return Source(file, int(number))
+    return Source(name)
 
 
 def thumbnail(path: str, side: int, reading: Reading) -> bytes:
@@ -122,11 +116,7 @@ def thumbnail(path: str, side: int, reading: Reading) -> bytes:
 
     ``path`` may be what a row is called, with the number of a page behind it.
     """
-    file, mark, number = path.rpartition("#")
-    if mark and number.isdecimal() and not os.path.lexists(path):
-        source = Source(file, int(number))
-    else:
-        source = Source(path)
+    source = source_named(path)
     with opened(source.path, (side, side), reading, source.page) as (image, _, _):
         small = image.convert("RGB")
         small.thumbnail((side, side))
@@ -137,9 +127,12 @@ def thumbnail(path: str, side: int, reading: Reading) -> bytes:
 
 @contextmanager
 def opened(
-    path: str, size: tuple[int, int], reading: Reading, page: int | None
+    path: str, size: tuple[int, int], reading: Reading, page: int | None, part: Part | None = None
 ) -> Iterator[tuple[Image.Image, Identity, Remarks]]:
-    """The whole image, in 8 bits, at no less than twice ``size``; raises UnreadableImage."""
+    """The whole image, upright, in 8 bits, at no less than twice ``size``; raises UnreadableImage.
+
+    With ``part`` that part of it is at no less than twice ``size``, and an image of another size is refused.
+    """
     storage = storage_of(path)
     try:
         identity = storage.identity(path)
@@ -150,7 +143,11 @@ def opened(
                 raise UnreadableImage(
                     f"{image.width} x {image.height} pixels are over the limit; see --max-pixels"
                 )
-            image.draft(None, (2 * size[0], 2 * size[1]))
+            least = (2 * size[0], 2 * size[1])
+            if part is not None:
+                check_size(image, part)
+                least = least_size(image, least, part)
+            image.draft(None, least)
             with PIXELS_IN_FLIGHT.reserved(image.width * image.height):
                 read = _read(image, file, reading, page, identity)
                 try:
@@ -165,12 +162,12 @@ def opened(
 def _read(
     image: Image.Image, file: BinaryIO, reading: Reading, page: int | None, identity: Identity
 ) -> tuple[Image.Image, Identity, Remarks]:
-    pages = 0 if page is not None else _pages(image) - 1
-    form, reduced = image.format, image.format == "TIFF" and bool(_tag(image, _SUBFILE_TYPE) & _REDUCED)
+    pages = 0 if page is not None else count_pages(image) - 1
+    form, reduced = image.format, is_thumbnail(image)
     values, clipped = deep(image, file) if isinstance(image, ImageFile) else None, False
     if values is None:
         image.load()
-    turned = _orientation(image)  # Pillow has turned a TIFF by now, and says so
+    turned = turn_of(image)  # Pillow has turned a TIFF by now, and says so
     if values is not None:
         known = reading.beyond_16_bits or values.container is not None
         image, share = _in_8_bits(values, reading.levels if known else None)
@@ -194,52 +191,9 @@ def _image_in(file: BinaryIO, size: int) -> Iterator[Image.Image]:
         yield image
 
 
-def open_image(file: BinaryIO) -> Image.Image:
-    """The image in a file, not yet decoded; raises one of ``DECODE_ERRORS``, or UnreadableImage."""
-    magic = file.read(4)
-    file.seek(0)
-    if magic in _TIFF_MAGIC:
-        know_more_tiffs()
-    try:
-        return Image.open(file, formats=FORMATS)
-    except UnidentifiedImageError as error:
-        if magic in _TIFF_MAGIC:
-            raise UnreadableImage("a TIFF of a kind that cannot be read, or a damaged one") from error
-        raise
-
-
 def _in_8_bits(values: Deep, levels: Levels | None) -> tuple[Image.Image, float]:
     pixels, outside = values.in_8_bits(levels)
     return Image.fromarray(pixels), outside
-
-
-def _pages(image: Image.Image) -> int:
-    try:
-        return int(getattr(image, "n_frames", 1))
-    except DECODE_ERRORS:  # the first page can be read; how many there are cannot
-        return 1
-
-
-def _tag(image: Image.Image, number: int) -> int:
-    value = image.tag_v2.get(number, 0)  # type: ignore[attr-defined]
-    return value if isinstance(value, int) else 0
-
-
-def _orientation(image: Image.Image) -> Image.Transpose | None:
-    """How the image must be turned to stand upright; None also where its EXIF block is broken."""
-    try:
-        number = image.getexif().get(_ORIENTATION)
-    except DECODE_ERRORS:
-        return None
-    return {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_270,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_90,
-    }.get(number or 0)
 
 
 def _opaque(image: Image.Image) -> Image.Image:
@@ -278,16 +232,17 @@ def decode_all(
     sources: Iterable[Found], preprocessing: Preprocessing, threads: int
 ) -> Iterator[Decoded | Unreadable]:
     """Decode ``sources`` in order, at most ``LOOK_AHEAD`` images a thread ahead of whoever consumes them."""
+    return in_order(lambda source: look_at(source, preprocessing), sources, threads, LOOK_AHEAD * threads)
 
-    def one(source: Found) -> Decoded | Unreadable:
-        if isinstance(source, Unreadable):
-            return source
-        try:
-            return decode(source.path, preprocessing, source.page)
-        except UnreadableImage as error:
-            return Unreadable(source.name, str(error))
 
-    return in_order(one, sources, threads, LOOK_AHEAD * threads)
+def look_at(source: Found, preprocessing: Preprocessing) -> Decoded | Unreadable:
+    """The image, or why it cannot be read."""
+    if isinstance(source, Unreadable):
+        return source
+    try:
+        return decode(source.path, preprocessing, source.page)
+    except UnreadableImage as error:
+        return Unreadable(source.name, str(error))
 
 
 def every_page(sources: Iterable[Found]) -> Iterator[Found]:
@@ -303,6 +258,6 @@ def every_page(sources: Iterable[Found]) -> Iterator[Found]:
 def _count_pages(path: str) -> int:
     try:
         with storage_of(path).open(path) as file, open_image(file) as image:
-            return _pages(image)
+            return count_pages(image)
     except (*DECODE_ERRORS, UnreadableImage):  # the decoder will say why
         return 1

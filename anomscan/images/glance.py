@@ -12,9 +12,10 @@ from PIL.ImageFile import ImageFile
 from anomscan.errors import UnreadableImage
 from anomscan.files.storage import storage_of
 from anomscan.images.budget import PIXELS_IN_FLIGHT
-from anomscan.images.decode import DECODE_ERRORS, open_image, opened
+from anomscan.images.decode import opened
 from anomscan.images.find import Found, Source, Unreadable
 from anomscan.images.levels import Deep, deep
+from anomscan.images.opening import DECODE_ERRORS, open_image
 from anomscan.types import Pixels, Reading
 
 DETAIL = 256

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from anomscan.errors import ModelDamaged, ModelTooNew
-from anomscan.network.network import BackboneInfo, Int8Info, MethodInfo
-from anomscan.scoring.info import GalleryInfo, ScorerInfo
+from anomscan.images.part import check
+from anomscan.network.network import BackboneInfo, FocusInfo, Int8Info, MethodInfo
+from anomscan.scoring.info import GalleryInfo, PatchInfo, ScorerInfo
 from anomscan.types import Preprocessing
 
 SCHEMA = 1
@@ -98,11 +99,15 @@ class Manifest:
     int8: Int8Info | None = None
     calibration: CalibrationInfo | None = None
     changes: list[Change] = field(default_factory=list)
+    focus: FocusInfo = field(default_factory=FocusInfo)
+    patches: PatchInfo | None = None
 
     def __post_init__(self) -> None:
         size = (self.preprocessing.height, self.preprocessing.width)
         if min(*size, self.backbone.dim, self.scorer.k) < 1 or max(size) > 1 << 14:
             raise ValueError("a size, a number of features or of neighbours makes no sense")
+        if self.preprocessing.reading.part is not None:
+            check(self.preprocessing.reading.part)
 
     @property
     def id(self) -> str:

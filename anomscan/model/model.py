@@ -13,6 +13,7 @@ from anomscan.network.extractor import Extractor
 from anomscan.network.network import EXTRACTOR
 from anomscan.scoring.base import INDEX, SCORER, Scorer
 from anomscan.scoring.gallery import Gallery
+from anomscan.scoring.patches import PATCHES, PLACES, PatchGallery
 from anomscan.scoring.registry import scorer_class
 from anomscan.stats.calibration import CALIBRATION, Calibration
 from anomscan.types import Outputs
@@ -38,6 +39,11 @@ class Model:
     def gallery(self) -> Gallery:
         """The scorer's, of whole images."""
         return self.scorer.gallery
+
+    @property
+    def patches(self) -> PatchGallery | None:
+        """The scorer's gallery of patches, if it looks at any."""
+        return self.scorer.patches
 
     def calibrated(self, k: int) -> Calibration | None:
         """The calibration for scores by ``k`` neighbours."""
@@ -76,7 +82,13 @@ def read_model(folder: str, threads: int, device: str = "cpu") -> Model:
 def read_scorer(folder: str, manifest: Manifest) -> Scorer:
     """The scorer with its galleries; raises ModelDamaged."""
     files = {role: verified(folder, manifest, role) for role in (INDEX, SCORER)}
-    return scorer_class(manifest.scorer.name).load(manifest.scorer, files)
+    image = scorer_class(manifest.scorer.name).load(manifest.scorer, files)
+    if manifest.patches is None:
+        return image
+    from anomscan.scoring.focused import Focused
+
+    places = {role: verified(folder, manifest, role) for role in (PATCHES, PLACES)}
+    return Focused.over(image, manifest.patches, places)
 
 
 def write_normals(folder: Path, normals: list[str]) -> dict[str, Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,17 +94,23 @@ class Extractor:
         """The same for each of ``batches``, side by side, in order."""
         return in_order(self.run, batches, self._threads, 2 * self._threads)
 
-    def embed(self, images: Iterable[Decoded | Unreadable]) -> Iterator[Batch | Unreadable]:
+    def embed(
+        self,
+        images: Iterable[Decoded | Unreadable],
+        then: Callable[[Outputs], Outputs] = lambda outputs: outputs,
+    ) -> Iterator[Batch | Unreadable]:
         """Batches of images with their outputs, and what is unreadable as it is.
 
-        The order of ``images`` is kept within the readable and within the unreadable ones.
+        The order of ``images`` is kept within the readable and within the unreadable ones. ``then`` is
+        applied to the outputs of each batch by the thread that made them.
         """
-        return in_order(self._embedded, _batches(images), self._threads, 2 * self._threads)
 
-    def _embedded(self, batch: list[Decoded] | Unreadable) -> Batch | Unreadable:
-        if isinstance(batch, Unreadable):
-            return batch
-        return Batch(batch, self.run(np.stack([image.pixels for image in batch])))
+        def embedded(batch: list[Decoded] | Unreadable) -> Batch | Unreadable:
+            if isinstance(batch, Unreadable):
+                return batch
+            return Batch(batch, then(self.run(np.stack([image.pixels for image in batch]))))
+
+        return in_order(embedded, _batches(images), self._threads, 2 * self._threads)
 
 
 def _providers(device: str) -> list[str | tuple[str, dict[str, str]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from anomscan.types import Arrays, Preprocessing
 
@@ -38,6 +38,26 @@ class MethodInfo:
 
 
 @dataclass(frozen=True)
+class FocusInfo:
+    """What was decided to look at, and why: see ``adapt.focus``.
+
+    ``size`` is the side in pixels at which patches are looked at, 0 where they are not; ``weight`` what the
+    whole image counts for beside them; ``measured`` what the choice was made by.
+    """
+
+    looks: Literal["image", "patch", "both"] = "image"
+    reason: str = "asked for"
+    size: int = 0
+    weight: float = 1.0
+    measured: dict[str, Any] = field(default_factory=dict)
+
+    def describe(self) -> str:
+        """In a few words."""
+        what = {"image": "whole images", "patch": "patches", "both": "patches and whole images"}[self.looks]
+        return f"looks at {what}: {self.reason}"
+
+
+@dataclass(frozen=True)
 class Int8Info:
     """An 8-bit extractor's speed over the float one's, and how alike the scores of normals are by the two.
 
@@ -63,6 +83,7 @@ class Network:
     method: MethodInfo
     learnt: Arrays = field(default_factory=dict)
     int8: Int8Info | None = None
+    focus: FocusInfo = field(default_factory=FocusInfo)
 
     @property
     def graph(self) -> Path:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from anomscan.report.rows import Row
 from anomscan.report.summary import Summary
-from anomscan.types import Features
+from anomscan.types import Features, PatchMaps
 
 if TYPE_CHECKING:
     from anomscan.model.model import Model
+    from anomscan.report.heatmaps import Scale
     from anomscan.stats.calibration import Calibration
 
 MOST_UNREADABLE = 1000
@@ -24,7 +25,9 @@ class Evidence:
 
     ``rows`` are decided, the most anomalous first; ``unreadable`` lists files that could not be read;
     ``features`` has those of every row, and of some other images, by path; ``histogram`` counts scores: (low,
-    high, parts) to a count for each part; ``calibration`` is what p-values come from, if anything.
+    high, parts) to a count for each part; ``calibration`` is what p-values come from, if anything. Of a model
+    with patches, ``maps`` has the map of every row by its path, each of one image; ``patch_source`` tells
+    the path, row and column that a patch of the gallery came from; ``scale`` how hot a distance looks.
     """
 
     rows: list[Row]
@@ -34,3 +37,6 @@ class Evidence:
     summary: Summary
     model: Model
     calibration: Calibration | None
+    maps: dict[str, PatchMaps] = field(default_factory=dict)
+    patch_source: Callable[[int], tuple[str, int, int]] | None = None
+    scale: Scale | None = None

@@ -11,36 +11,33 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from anomscan.errors import UnreadableImage
-from anomscan.images.decode import thumbnail
 from anomscan.model.manifest import Manifest
 from anomscan.model.model import Model
-from anomscan.pipeline import available_cores
 from anomscan.report.evidence import Evidence
+from anomscan.report.heatmaps import heat, hottest
+from anomscan.report.pictures import Pictures
 from anomscan.report.summary import SHIFTED, Summary
 from anomscan.stats.drift import LARGEST_SAMPLE
 from anomscan.text import printable
-from anomscan.types import Features, Progress, Reading
+from anomscan.types import Features, Progress
 
 BINS = 40
 NEAREST = 3
 """Normals beside an image, at most."""
-INCOMING_SIDE, NORMAL_SIDE = 224, 128
+INCOMING_SIDE, NORMAL_SIDE, SPOT_SIDE = 224, 128, 160
 """Largest side of a picture, in pixels."""
 
 
 def write_report(file: Path, evidence: Evidence, progress: Progress) -> None:
     """Write a page that shows ``evidence`` to ``file``."""
     summary, model = evidence.summary, evidence.model
-    pictures = _Pictures(model.manifest.preprocessing.reading)
+    pictures = Pictures(model.manifest.preprocessing.reading)
     rows = _rows(evidence, pictures)
     places, others, normals = _plane(evidence)
     for row, place in zip(rows, places, strict=True):
@@ -59,63 +56,64 @@ def write_report(file: Path, evidence: Evidence, progress: Progress) -> None:
         "provenance": _provenance(model.manifest, summary),
         "pictures": pictures.drawn(progress),
     }
-    for row in rows:  # those that cannot be read have none
-        for shown in (row, *row["nearest"]):
-            if data["pictures"][shown["picture"]] is None:
-                shown["picture"] = None
+    _forget_unreadable(rows, data["pictures"])
     file.write_text(_page(data), encoding="utf-8")
 
 
-def _rows(evidence: Evidence, pictures: _Pictures) -> list[dict[str, Any]]:
-    return [
-        {
+def _rows(evidence: Evidence, pictures: Pictures) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for row in evidence.rows:
+        shown = {
             "rank": row.rank,
             "path": printable(row.path),
             "score": row.score,
             "p": row.p_value,
             "anomalous": row.anomalous,
-            "picture": pictures.number(row.path, INCOMING_SIDE),
+            "picture": pictures.whole(row.path, INCOMING_SIDE),
             "nearest": _nearest(evidence.features[row.path], evidence.model, pictures),
         }
-        for row in evidence.rows
-    ]
+        spot = _spot(row.path, evidence, pictures)
+        rows.append(shown if spot is None else {**shown, "spot": spot})
+    return rows
 
 
-@dataclass
-class _Pictures:
-    """Small pictures, each once."""
-
-    _reading: Reading
-    _wanted: dict[tuple[str, int], int] = field(default_factory=dict)
-
-    def number(self, path: str, side: int) -> int:
-        return self._wanted.setdefault((path, side), len(self._wanted))
-
-    def drawn(self, progress: Progress) -> list[str | None]:
-        """The pictures as data URLs, in the order of their numbers; None for those that cannot be read."""
-
-        def drawn(wanted: tuple[str, int]) -> str | None:
-            try:
-                picture = thumbnail(*wanted, self._reading)
-            except UnreadableImage:
-                return None
-            return "data:image/webp;base64," + base64.b64encode(picture).decode("ascii")
-
-        with ThreadPoolExecutor(available_cores()) as pool:
-            urls = []
-            for url in pool.map(drawn, self._wanted):
-                urls.append(url)
-                progress("drawing the report", len(urls), len(self._wanted), "")
-        return urls
+def _forget_unreadable(rows: list[dict[str, Any]], pictures: list[str | None]) -> None:
+    """Let what shows a picture that could not be drawn have none."""
+    for row in rows:
+        spot = row.get("spot", {})
+        for shown in (row, *row["nearest"], spot, spot.get("normal") or {}):
+            for key in ("picture", "heat", "seen"):
+                if shown.get(key) is not None and pictures[shown[key]] is None:
+                    shown[key] = None
 
 
-def _nearest(feature: Features, model: Model, pictures: _Pictures) -> list[dict[str, Any]]:
+def _spot(path: str, evidence: Evidence, pictures: Pictures) -> dict[str, Any] | None:
+    """Where the image differs most from the normals, and the place of a normal that is most like it."""
+    maps, scale, source = evidence.maps.get(path), evidence.scale, evidence.patch_source
+    if maps is None or scale is None:
+        return None
+    distances, nearest = maps.distances[0], maps.nearest[0]
+    cell = hottest(distances)
+    spot: dict[str, Any] = {
+        "heat": pictures.heated(path, heat(distances, scale), INCOMING_SIDE),
+        "seen": pictures.around(path, cell, distances.shape, SPOT_SIDE),
+        "distance": float(distances[cell]),
+        "normal": None,
+    }
+    if source is not None and nearest[cell] >= 0:
+        normal, *place = source(int(nearest[cell]))
+        picture = pictures.around(normal, (place[0], place[1]), distances.shape, SPOT_SIDE)
+        spot["normal"] = {"path": printable(normal), "picture": picture}
+    return spot
+
+
+def _nearest(feature: Features, model: Model, pictures: Pictures) -> list[dict[str, Any]]:
     distances, neighbours = model.gallery.search(feature[None], min(NEAREST, len(model.gallery)))
     return [
         {
             "path": printable(model.normals[i]),
             "distance": float(distance),
-            "picture": pictures.number(model.normals[i], NORMAL_SIDE),
+            "picture": pictures.whole(model.normals[i], NORMAL_SIDE),
         }
         for distance, i in zip(distances[0], neighbours[0], strict=True)
     ]

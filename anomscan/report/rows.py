@@ -14,18 +14,18 @@ import csv
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Protocol, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anomscan.errors import OutputError
+from anomscan.errors import OutputError, UsageError
 from anomscan.images.decode import Decoded
 from anomscan.images.find import Unreadable
 from anomscan.text import plain_path
-from anomscan.types import Features
+from anomscan.types import Box, Features
 
 
 class ScoredImages(Protocol):
@@ -47,6 +47,10 @@ class ScoredImages(Protocol):
     def nearest(self) -> Sequence[str]:
         """The normal most like each."""
 
+    @property
+    def aspects(self) -> Mapping[str, Features]:
+        """The scores that make up the score, by the names of their columns, each (n,)."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -59,17 +63,24 @@ class Row:
     anomalous: bool | None = None
     nearest_normal: str | None = None
     error: str | None = None
+    image_score: float | None = None
+    patch_score: float | None = None
+    regions: list[Box] | None = None
 
     @classmethod
-    def of(cls, scored: ScoredImages) -> Iterator[Row]:
-        """The rows of a batch, neither ranked nor decided yet."""
+    def of(cls, scored: ScoredImages, regions: Sequence[list[Box] | None]) -> Iterator[Row]:
+        """The rows of a batch, neither ranked nor decided yet; ``regions`` are those of each image."""
         for i, image in enumerate(scored.images):
+            aspects = {name: _shortest(values[i]) for name, values in scored.aspects.items()}
             yield cls(
                 rank=None,
                 path=plain_path(image.path),
-                score=float(str(scored.scores[i])),  # the shortest decimal that is this float32
+                score=_shortest(scored.scores[i]),
                 p_value=None if scored.p_values is None else float(scored.p_values[i]),
                 nearest_normal=plain_path(scored.nearest[i]),
+                image_score=aspects.get("image_score"),
+                patch_score=aspects.get("patch_score"),
+                regions=regions[i],
             )
 
     @classmethod
@@ -79,7 +90,27 @@ class Row:
         return cls(rank=None, path=plain_path(unreadable.path), error=reason)
 
 
-COLUMNS = tuple(column.name for column in fields(Row))
+FIELDS = tuple(column.name for column in fields(Row))
+REGIONS = "regions"
+FURTHER = ("image_score", "patch_score", REGIONS)
+"""Columns that are written where they are asked for; the last in JSON lines of patches, too."""
+COLUMNS = tuple(name for name in FIELDS if name not in FURTHER)
+
+
+def further_columns(text: str | None) -> tuple[str, ...]:
+    """Those of ``FURTHER`` that a list with commas names; raises UsageError."""
+    named = tuple(name.strip() for name in (text or "").split(",") if name.strip())
+    unknown = [name for name in named if name not in FURTHER]
+    if unknown:
+        raise UsageError(
+            f"there is no further column called {unknown[0]!r}; choose from {', '.join(FURTHER)}"
+        )
+    return tuple(dict.fromkeys(named))
+
+
+def _shortest(value: np.float32) -> float:
+    """With the shortest decimal that is this float32."""
+    return float(str(value))
 
 
 class _LineFeeds:
@@ -92,25 +123,29 @@ class _LineFeeds:
         self._file.write(line.removesuffix("\r\n") + "\n")
 
 
-def write_csv(rows: Iterable[Row], file: TextIO) -> None:
+def write_csv(rows: Iterable[Row], file: TextIO, columns: Sequence[str] = COLUMNS) -> None:
     """Write a header and one line a row; quoted where needed, lines end with a line feed."""
     writer = csv.writer(_LineFeeds(file))
-    writer.writerow(COLUMNS)
-    writer.writerows(map(astuple, rows))
+    writer.writerow(columns)
+    for row in rows:
+        cells = [getattr(row, name) for name in columns]
+        writer.writerow([json.dumps(cell) if isinstance(cell, list) else cell for cell in cells])
 
 
-def write_jsonl(rows: Iterable[Row], file: TextIO) -> None:
+def write_jsonl(rows: Iterable[Row], file: TextIO, columns: Sequence[str] = COLUMNS) -> None:
     """Write one JSON object a row, with a key for every column; an empty cell is null."""
     for row in rows:
-        json.dump(dict(zip(COLUMNS, astuple(row), strict=True)), file)
+        json.dump({name: getattr(row, name) for name in columns}, file)
         file.write("\n")
 
 
-FORMATS: dict[str, Callable[[Iterable[Row], TextIO], None]] = {"csv": write_csv, "jsonl": write_jsonl}
+FORMATS = {"csv": write_csv, "jsonl": write_jsonl}
 
 
-def write_rows(rows: Iterable[Row], form: str, file: TextIO) -> bool:
+def write_rows(rows: Iterable[Row], form: str, file: TextIO, further: Sequence[str] = ()) -> bool:
     """Write rows in one of ``FORMATS``, down to the disk where ``file`` is on one.
+
+    ``further`` are columns behind the usual ones.
 
     Returns:
         False where ``file`` is a pipe that nobody reads any more, which is no error.
@@ -119,7 +154,7 @@ def write_rows(rows: Iterable[Row], form: str, file: TextIO) -> bool:
         OutputError: the rows cannot be written, or not all of them.
     """
     try:
-        FORMATS[form](rows, file)
+        FORMATS[form](rows, file, (*COLUMNS, *further))
         file.flush()
         if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             os.fsync(file.fileno())

@@ -8,24 +8,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from anomscan.errors import ModelDamaged, UsageError
 from anomscan.scoring.gallery import Gallery
 from anomscan.scoring.info import DEFAULT_K, GalleryInfo, ScorerInfo
 from anomscan.scoring.reduction import Reduction
-from anomscan.types import Arrays, Features, Outputs
+from anomscan.types import Arrays, Features, Outputs, Rows
+
+if TYPE_CHECKING:
+    from anomscan.scoring.patches import PatchGallery
 
 INDEX, SCORER = "index", "scorer"
 """Roles of a scorer's files: the gallery, and the arrays that it learnt."""
 
 NOT_ARRAYS = (ValueError, TypeError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
 """What numpy raises on a file that does not hold the arrays of an ``.npz``."""
-
-Rows = NDArray[np.int64]
 
 
 def knn_score(distances: Features) -> Features:
@@ -65,12 +65,15 @@ class Scorer(ABC):
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
     """Arrays that only certain methods learn, without which it cannot score."""
-    uses_neighbours: ClassVar[bool] = False
+    uses_neighbours: bool = False
     """Whether ``k`` means anything."""
     exclusive: ClassVar[bool] = False
     """Whether features made for it make no sense to another scorer."""
     takes_centroids: ClassVar[bool] = True
     """Whether its gallery may hold vectors that are no normal's."""
+
+    patches: PatchGallery | None = None
+    """What it compares patches with, if it does."""
 
     def __init__(self, info: ScorerInfo, arrays: Arrays | None = None) -> None:
         self.info = info
@@ -118,6 +121,22 @@ class Scorer(ABC):
     @abstractmethod
     def score(self, outputs: Outputs, k: int) -> Features:
         """The scores of n images, (n,) float32, larger is more anomalous."""
+
+    @property
+    def whole(self) -> Scorer:
+        """The part that scores images as a whole."""
+        return self
+
+    def compared(self, outputs: Outputs) -> Outputs:
+        """The same outputs with what is large brought down to what ``score`` needs of it.
+
+        It is called in the thread that embedded the images, so that nothing large waits.
+        """
+        return outputs
+
+    def aspects(self, outputs: Outputs, k: int) -> dict[str, Features]:
+        """The scores that make up the score, by name, each (n,); empty where it is a single one."""
+        return {}
 
     def score_and_nearest(self, outputs: Outputs, k: int) -> tuple[Features, Rows]:
         """The same, and the position of the nearest normal, (n,), by a search for it."""

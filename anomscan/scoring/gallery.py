@@ -63,7 +63,14 @@ class Gallery:
         return cls(index)
 
     @classmethod
-    def build_fast(cls, features: Features, metric: Metric, seed: int) -> tuple[Gallery, GalleryInfo]:
+    def build_fast(
+        cls,
+        features: Features,
+        metric: Metric,
+        seed: int,
+        exact_up_to: int | None = None,
+        lists_scanned: int | None = None,
+    ) -> tuple[Gallery, GalleryInfo]:
         """A gallery that is searched exactly up to ``EXACT_UP_TO`` features, and in lists beyond.
 
         There are 4 sqrt(n) lists of features that lie together (IVF; Jegou et al. 2011), each component in
@@ -74,12 +81,14 @@ class Gallery:
             features: (n, D) float32; for the cosine their rows have norm 1.
             metric: what is near.
             seed: of the k-means that makes the lists.
+            exact_up_to: another limit than that.
+            lists_scanned: how many lists are looked at, whatever they find, where time counts for more.
 
         Returns:
             The gallery, and what it is: its recall is the measured share of the two nearest *other* normals
             that a normal finds.
         """
-        if len(features) <= EXACT_UP_TO:
+        if len(features) <= (EXACT_UP_TO if exact_up_to is None else exact_up_to):
             return cls.build(features, metric), GalleryInfo(vectors=len(features))
         faiss.omp_set_num_threads(available_cores())
         count, dim = features.shape
@@ -99,14 +108,14 @@ class Gallery:
         queries = features[order[-RECALL_QUERIES:]]
         _, exact = faiss.knn(queries, features, 3)
         limit = _squared_distances(queries, features, exact).max(axis=1, keepdims=True)
-        index.nprobe = min(lists, max(_FEWEST_LISTS, lists // _SCANNED))
+        index.nprobe = min(lists, lists_scanned or max(_FEWEST_LISTS, lists // _SCANNED))
         while index.nprobe <= lists:
             began = time.thread_time()
             _, found = gallery.search(queries, 3)
             milliseconds = 1e3 * (time.thread_time() - began) / len(queries)
             near = (_squared_distances(queries, features, found) <= limit) & (found >= 0)
             recall = float(np.mean(near.sum(axis=1) - 1) / 2)  # a normal's first neighbour is itself
-            if recall >= RECALL:
+            if recall >= RECALL or lists_scanned:
                 return gallery, GalleryInfo(gallery.kind, recall, None, count, milliseconds)
             index.nprobe *= 2
         return cls.build(features, metric), GalleryInfo(vectors=count)

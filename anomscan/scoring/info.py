@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from anomscan.types import Metric
+
+Looks = Literal["image", "patch", "both"]
+"""What a score looks at: the image as a whole, its patches, or both."""
 
 DEFAULT_K = 2
 
@@ -32,3 +36,29 @@ class GalleryInfo:
     reduced: str | None = None
     vectors: int = 0
     query_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation of the logarithms of the normals' scores, each without itself."""
+
+    mean: float
+    deviation: float
+
+
+@dataclass(frozen=True)
+class PatchInfo:
+    """How patches are scored: see ``focused``. ``looks`` is at patches or at both.
+
+    ``gallery`` is that of patches; ``image`` and ``patch`` the spreads by which the two scores are added
+    up, the image's with ``weight``. Distances up to ``dark`` are those of normal patches; from ``bright`` on
+    none is hotter in a picture.
+    """
+
+    looks: Literal["patch", "both"]
+    gallery: GalleryInfo
+    image: Spread
+    patch: Spread
+    dark: float
+    bright: float
+    weight: float = 1.0

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from anomscan.scoring.base import Rows, Scorer, cosine_or_euclidean, knn_score
+from anomscan.scoring.base import Scorer, cosine_or_euclidean, knn_score
 from anomscan.scoring.info import ScorerInfo
-from anomscan.types import Features, Outputs
+from anomscan.types import Features, Outputs, Rows
 
 
 class Knn(Scorer):

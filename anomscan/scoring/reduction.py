@@ -13,6 +13,7 @@ from anomscan.scoring.gallery import Gallery, kmeans
 from anomscan.types import Features, Metric
 
 _PROJECTION = 128
+_POOL, _BLOCK = 2000, 20_000
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,17 @@ class Reduction:
         return centroids, nearest[:, 0]
 
 
-def coreset(features: Features, size: int, seed: int) -> NDArray[np.int64]:
+def coreset(features: Features, size: int, seed: int, projection: int = _PROJECTION) -> NDArray[np.int64]:
     """Rows of ``features`` that cover the others: each is the farthest from those before it.
 
     Greedy k-center (PatchCore, alg. 1): no feature is farther from the nearest row than twice the best
-    possible. As there, distances are taken in a random projection to ``_PROJECTION`` dimensions.
+    possible. As there, distances are taken in a random projection.
 
     Args:
         features: (n, D) float32.
         size: of the coreset, at most n.
         seed: of the projection and of the first row.
+        projection: dimensions that more of them are projected to.
 
     Returns:
         (size,) int64, in the order in which they were chosen.
@@ -76,15 +78,45 @@ def coreset(features: Features, size: int, seed: int) -> NDArray[np.int64]:
     if size > len(features):
         raise GalleryTooSmall(f"{len(features)} normals are too few for a coreset of {size}")
     generator = np.random.default_rng(seed)
-    if features.shape[1] > _PROJECTION:
-        features = features @ generator.standard_normal((features.shape[1], _PROJECTION), np.float32)
-    chosen = np.empty(size, np.int64)
+    if features.shape[1] > projection:
+        features = features @ generator.standard_normal((features.shape[1], projection), np.float32)
     squares = np.square(features).sum(axis=1)
     nearest = np.full(len(features), np.inf, np.float32)
-    row = int(generator.integers(len(features)))
-    for i in range(size):
-        chosen[i] = row
-        np.minimum(nearest, squares + squares[row] - 2 * (features @ features[row]), out=nearest)
-        nearest[row] = -np.inf
-        row = int(nearest.argmax())
-    return chosen
+    chosen = [int(generator.integers(len(features)))]
+    _cover(features, squares, nearest, chosen)
+    while len(chosen) < size:
+        rows = _farthest(features, squares, nearest, size - len(chosen))
+        _cover(features, squares, nearest, rows)
+        chosen += rows
+    return np.array(chosen, np.int64)
+
+
+def _farthest(features: Features, squares: Features, nearest: Features, most: int) -> list[int]:
+    """The next rows of the greedy choice, as many as can be told without looking at all rows again.
+
+    Among the ``_POOL`` rows that are farthest now, the farthest is farther than all others as long as it is
+    not nearer than the nearest of the pool was.
+    """
+    pool = np.argpartition(nearest, -min(_POOL, len(nearest)))[-_POOL:]
+    left = nearest[pool]
+    limit = left.min() if len(pool) < len(nearest) else -np.inf
+    products = features[pool] @ features[pool].T
+    rows: list[int] = []
+    while len(rows) < most:
+        place = int(left.argmax())
+        if rows and left[place] < limit:
+            break
+        rows.append(int(pool[place]))
+        away = squares[pool] + squares[pool[place]] - 2 * products[place]
+        left = np.minimum(left, away)
+        left[place] = -np.inf
+    return rows
+
+
+def _cover(features: Features, squares: Features, nearest: Features, rows: list[int]) -> None:
+    """Lower the squared distance of every row to the nearest chosen one, by those chosen last."""
+    for start in range(0, len(features), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        away = squares[block, None] + squares[rows] - 2 * (features[block] @ features[rows].T)
+        np.minimum(nearest[block], away.min(axis=1), out=nearest[block])
+    nearest[rows] = -np.inf

@@ -5,16 +5,22 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from anomscan.errors import InputError, UsageError
 from anomscan.files.streams import ENCODING
+from anomscan.images.decode import source_named
 from anomscan.images.find import Found, Search, Source, find_images
+from anomscan.images.masks import read_mask
+from anomscan.images.overlay import source_size
+from anomscan.images.part import covered
 from anomscan.model.model import Model
 from anomscan.report.rows import Row
 from anomscan.screen.run import ScoreJob, run
+from anomscan.stats.localisation import Localisation, Localised
 from anomscan.stats.measures import (
     CONFIDENCE,
     RESAMPLES,
@@ -25,8 +31,10 @@ from anomscan.stats.measures import (
     fpr_at_target_of,
 )
 from anomscan.text import printable
-from anomscan.types import Progress
+from anomscan.types import PatchMaps, Progress, Reading
 
+_ALL = 1 << 40
+"""More images than are evaluated."""
 COLUMNS = ("path", "anomalous")
 """What the first line of a labels file names, among others that are ignored."""
 
@@ -52,7 +60,8 @@ class Estimate:
 class Evaluation:
     """How well a model separates labelled images.
 
-    ``normal`` and ``anomalous`` count the images in the figures, ``unreadable`` those left out of them.
+    ``normal`` and ``anomalous`` count the images in the figures, ``unreadable`` those left out of them;
+    ``localised`` is how well the maps point at the defects, where masks were given.
     """
 
     auroc: Estimate
@@ -64,6 +73,7 @@ class Evaluation:
     confidence: float
     resamples: int
     seed: int
+    localised: Localised | None = None
 
 
 def labelled(normal: str, anomalous: str | None, exclude: Sequence[str] = ()) -> Labelled:
@@ -139,6 +149,7 @@ def evaluate(
     seed: int,
     progress: Progress,
     left_out: Callable[[Row], None],
+    masks: str | None = None,
 ) -> Evaluation:
     """Score labelled images and measure how well that tells the kinds apart.
 
@@ -149,18 +160,47 @@ def evaluate(
         seed: of the bootstrap.
         progress: see ``types.Progress``.
         left_out: is told of every file that could not be read, also where that ends the evaluation.
+        masks: a folder with a picture for anomalous images, of its name and ``.png``: white is the defect.
 
     Raises:
-        InputError: of one kind, not a single image could be read.
+        InputError: of one kind, not a single image could be read; or no mask.
         GalleryTooSmall, UsageError: see ``Screener``.
     """
+    if masks is not None and not model.patches:
+        raise UsageError("the model looks at whole images and has no maps to compare with --masks")
+    keep = 0 if masks is None else _ALL
     with (
-        run(ScoreJob(images.normal, model, k=k), progress) as normal,
-        run(ScoreJob(images.anomalous, model, k=k), progress) as anomalous,
+        run(ScoreJob(images.normal, model, k=k, keep=keep), progress) as normal,
+        run(ScoreJob(images.anomalous, model, k=k, keep=keep), progress) as anomalous,
     ):
         for row in (*normal.ranking.rows(0), *anomalous.ranking.rows(0)):
             left_out(row)
-        return measure(normal.ranking.rows(), anomalous.ranking.rows(), seed)
+        result = measure(normal.ranking.rows(), anomalous.ranking.rows(), seed)
+        if masks is None:
+            return result
+        reading = model.manifest.preprocessing.reading
+        found = _localised(normal.sample.maps(), anomalous.sample.maps(), masks, reading)
+        return replace(result, localised=found)
+
+
+def _localised(
+    normal: dict[str, PatchMaps], anomalous: dict[str, PatchMaps], masks: str, reading: Reading
+) -> Localised:
+    """How well maps point at the defects, where they look; anomalous images without a mask are left out."""
+    localisation = Localisation()
+    for path, maps in normal.items():
+        localisation.add(maps.distances[0], None, covered(reading, source_size(path))[2:])
+    for path, maps in anomalous.items():
+        mask = Path(masks, Path(source_named(path).path).stem + ".png")
+        if mask.exists():
+            defect = read_mask(str(mask))
+            x, y, width, height = covered(reading, (defect.shape[1], defect.shape[0]))
+            seen = defect[y : y + height, x : x + width]
+            localisation.add(maps.distances[0], seen, (width, height))
+    found = localisation.measured()
+    if found is None:
+        raise InputError(f"{printable(masks)} has no mask for any of the anomalous images")
+    return found
 
 
 def measure(normal: Iterable[Row], anomalous: Iterable[Row], seed: int) -> Evaluation:

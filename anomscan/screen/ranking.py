@@ -8,7 +8,6 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -17,26 +16,30 @@ from numpy.typing import NDArray
 from anomscan.errors import OutputError
 from anomscan.files.storage import Identity
 from anomscan.images.find import Unreadable
-from anomscan.report.rows import COLUMNS, Row
+from anomscan.report.rows import FIELDS, Row
 from anomscan.screen.screener import Scored
+from anomscan.types import Box
 
 _MOST = 2**62
 """More rows than SQLite can count to are all of them."""
-_COLUMNS = ", ".join(COLUMNS[1:])
+_COLUMNS = ", ".join(FIELDS[1:])
 """All but the rank, which the order gives."""
 
 
 def _stored(value: object) -> object:
-    """A name may have bytes that are no text."""
+    """A name may have bytes that are no text; boxes become text."""
+    if isinstance(value, list):
+        return json.dumps(value)
     return os.fsencode(value) if isinstance(value, str) else value
 
 
 def _row(rank: int | None, values: tuple[Any, ...]) -> Row:
     cells: dict[str, Any] = dict(
-        zip(COLUMNS[1:], (os.fsdecode(v) if isinstance(v, bytes) else v for v in values), strict=True)
+        zip(FIELDS[1:], (os.fsdecode(v) if isinstance(v, bytes) else v for v in values), strict=True)
     )
-    called = cells.pop("anomalous")
-    return Row(rank, anomalous=None if called is None else bool(called), **cells)
+    called, regions = cells.pop("anomalous"), cells.pop("regions")
+    boxes = None if regions is None else [tuple(box) for box in json.loads(regions)]
+    return Row(rank, anomalous=None if called is None else bool(called), regions=boxes, **cells)
 
 
 @contextmanager
@@ -78,10 +81,10 @@ class Ranking:
         """Images added, readable or not."""
         return self.scored + self.unreadable
 
-    def add(self, scored: Scored) -> None:
-        """Add images that were scored."""
+    def add(self, scored: Scored, regions: Sequence[list[Box] | None] | None = None) -> None:
+        """Add images that were scored, and where they are odd, if that is known."""
         first = self.total + 1
-        self._insert(Row.of(scored))
+        self._insert(Row.of(scored, regions or [None] * len(scored.images)))
         self._many(
             "INSERT INTO state VALUES (?, ?, ?)",
             (
@@ -99,8 +102,8 @@ class Ranking:
 
     def _insert(self, rows: Iterable[Row]) -> None:
         self._many(
-            f"INSERT INTO row VALUES ({', '.join('?' * len(COLUMNS[1:]))})",  # noqa: S608 - only marks
-            ([_stored(value) for value in astuple(row)[1:]] for row in rows),
+            f"INSERT INTO row VALUES ({', '.join('?' * len(FIELDS[1:]))})",  # noqa: S608 - only marks
+            ([_stored(getattr(row, name)) for name in FIELDS[1:]] for row in rows),
         )
 
     def mark(self, *, p_value: float | None = None, score: float | None = None) -> None:

@@ -9,24 +9,29 @@ from time import monotonic
 from types import TracebackType
 
 import anomscan
-from anomscan.errors import NoImages
+from anomscan.errors import NoImages, UnreadableImage
 from anomscan.images.decode import decode_all
 from anomscan.images.find import Found, Search, Unreadable
+from anomscan.images.overlay import source_size
+from anomscan.images.part import covered
 from anomscan.model.model import Model
 from anomscan.pipeline import available_cores, counted
 from anomscan.report.evidence import MOST_UNREADABLE, Evidence
+from anomscan.report.heatmaps import Scale, regions, write_heatmaps
 from anomscan.report.summary import Summary
 from anomscan.screen.decide import check, decide
 from anomscan.screen.ranking import Ranking
 from anomscan.screen.remarks import RemarkCounts
 from anomscan.screen.sample import Sample
-from anomscan.screen.screener import Screener
+from anomscan.screen.screener import Scored, Screener
 from anomscan.stats.calibration import Calibration
 from anomscan.stats.decision import UNDECIDED, Decision
 from anomscan.stats.drift import FEWEST, LARGEST_SAMPLE, drift
 from anomscan.text import now
-from anomscan.types import Preprocessing, Progress
+from anomscan.types import Box, Preprocessing, Progress
 
+MOST_HEATMAPS = 10_000
+"""Pictures that are written where no number was asked for."""
 SHARES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
@@ -112,6 +117,7 @@ class Outcome:
     def evidence(self, top: int, summary: Summary) -> Evidence:
         """What the report shows of the ``top`` most anomalous images, at most ``job.keep``."""
         rows = (row for row in self.ranking.rows(top) if row.rank is not None)
+        patches = self.job.model.patches
         return Evidence(
             rows=list(islice(rows, top)),
             unreadable=list(islice(self.ranking.rows(0), MOST_UNREADABLE)),
@@ -120,7 +126,21 @@ class Outcome:
             summary=summary,
             model=self.job.model,
             calibration=self.calibration,
+            maps=self.sample.maps(),
+            patch_source=patches.origin if patches else None,
+            scale=scale_of(self.job.model),
         )
+
+    def write_heatmaps(self, folder: str, top: int, progress: Progress) -> int:
+        """Write pictures of the ``top`` images; where it was decided, of the anomalous ones. How many."""
+        maps, scale = self.sample.maps(), scale_of(self.job.model)
+        if scale is None:
+            return 0
+        decided = self.job.decision != UNDECIDED
+        rows = [row for row in self.ranking.rows(top) if row.path in maps and (row.anomalous or not decided)]
+        images = [(row.path, maps[row.path].distances[0]) for row in rows]
+        reading = self.job.model.manifest.preprocessing.reading
+        return write_heatmaps(folder, images, scale, reading, progress)
 
 
 def run(job: ScoreJob, progress: Progress) -> Outcome:
@@ -153,8 +173,31 @@ def _fill(outcome: Outcome, screener: Screener, progress: Progress) -> None:
         if isinstance(scored, Unreadable):
             ranking.add_unreadable(scored)
         else:
-            ranking.add(scored)
+            ranking.add(scored, _regions(scored, job.model))
             outcome.sample.add(scored)
             outcome.remarks.add(scored)
     if not ranking.total and not job.search.passed_over["young"]:
         raise NoImages(f"no images to score: {job.search.why_nothing()}")
+
+
+def scale_of(model: Model) -> Scale | None:
+    """How hot distances look in pictures; None without patches."""
+    info = model.manifest.patches
+    return Scale(info.dark, info.bright) if info else None
+
+
+def _regions(scored: Scored, model: Model) -> list[list[Box] | None] | None:
+    """Where each image is odd, in pixels of its file; None without patches."""
+    maps, scale, reading = scored.outputs.maps, scale_of(model), model.manifest.preprocessing.reading
+    if maps is None or scale is None:
+        return None
+    found: list[list[Box] | None] = []
+    for image, distances in zip(scored.images, maps.distances, strict=True):
+        boxes: list[Box] | None = []
+        if distances.max() > scale.dark:
+            try:
+                boxes = regions(distances, scale.dark, covered(reading, source_size(image.path)))
+            except UnreadableImage:  # it is gone by now
+                boxes = None
+        found.append(boxes)
+    return found

@@ -6,7 +6,7 @@ import hashlib
 import heapq
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from anomscan.screen.screener import Scored
 from anomscan.stats.drift import LARGEST_SAMPLE
 from anomscan.text import plain_path
-from anomscan.types import Features
+from anomscan.types import Features, PatchMaps
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class _Image:
     path: str
     score: float
     feature: Features
+    map: PatchMaps | None = None
 
 
 class Sample:
@@ -37,18 +38,22 @@ class Sample:
 
     def add(self, scored: Scored) -> None:
         """Keep those that belong here."""
-        for image, score, feature, known in zip(
-            scored.images, scored.scores, scored.outputs.image, scored.known, strict=True
-        ):
-            path, value = plain_path(image.path), float(score)
-            self._top.offer(value, path, value, feature)
-            if not known:
+        maps = scored.outputs.maps
+        for i, image in enumerate(scored.images):
+            path, feature = plain_path(image.path), scored.outputs.image[i]
+            kept = _Image(path, float(scored.scores[i]), feature)
+            self._top.offer(kept.score, replace(kept, map=maps and maps[i : i + 1]))
+            if not scored.known[i]:
                 digest = hashlib.blake2b(os.fsencode(path), digest_size=8).digest()
-                self._others.offer(int.from_bytes(digest), path, value, feature)
+                self._others.offer(int.from_bytes(digest), kept)
 
     def features(self) -> dict[str, Features]:
         """All features by path, as ``Ranking`` writes it."""
         return {image.path: image.feature for image in (*self._top, *self._others)}
+
+    def maps(self) -> dict[str, PatchMaps]:
+        """The maps of the most anomalous images, the most anomalous first, where there are any."""
+        return {image.path: image.map for image in self._top if image.map is not None}
 
     def others(self) -> tuple[NDArray[np.float64], Features]:
         """Scores, (n,), and features, (n, D), of the others; a path counts once."""
@@ -64,14 +69,13 @@ class _Largest:
         self._added = 0
         self._heap: list[tuple[float, int, _Image]] = []
 
-    def offer(self, key: float, path: str, score: float, feature: Features) -> None:
+    def offer(self, key: float, image: _Image) -> None:
         self._added += 1
-        if len(self._heap) == self._count:
-            if not self._heap or key <= self._heap[0][0]:
-                return
-            heapq.heapreplace(self._heap, (key, -self._added, _Image(path, score, feature.copy())))
-        else:
-            heapq.heappush(self._heap, (key, -self._added, _Image(path, score, feature.copy())))
+        if len(self._heap) == self._count and (not self._heap or key <= self._heap[0][0]):
+            return
+        own = replace(image, feature=image.feature.copy(), map=image.map and image.map.copy())
+        change = heapq.heapreplace if len(self._heap) == self._count else heapq.heappush
+        change(self._heap, (key, -self._added, own))
 
     def __iter__(self) -> Iterator[_Image]:
         heap = sorted(self._heap, key=lambda entry: entry[:2], reverse=True)

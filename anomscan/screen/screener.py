@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ class Scored:
 
     ``scores`` is (n,), larger is more anomalous; ``p_values`` (n,), or None where the model has no held-out
     normals; ``nearest`` the normal most like each; ``known`` (n,) whether it is a copy of a normal;
-    ``outputs`` what the network gave.
+    ``outputs`` what the network gave; ``aspects`` the scores that make up the score, each (n,), by name.
     """
 
     images: list[Decoded]
@@ -35,6 +35,7 @@ class Scored:
     nearest: list[str]
     known: NDArray[np.bool_]
     outputs: Outputs
+    aspects: dict[str, Features] = field(default_factory=dict)
 
 
 class Screener:
@@ -54,22 +55,24 @@ class Screener:
 
     def __init__(self, model: Model, k: int | None = None) -> None:
         if k is not None and not model.scorer.uses_neighbours:
-            raise UsageError(
-                f"the model's scorer, {model.scorer.info.name}, has no neighbours; leave --k out"
-            )
+            name = "patches" if model.patches else model.scorer.info.name
+            raise UsageError(f"the model's scorer, {name}, has no neighbours; leave --k out")
         self._model = model
         self._k = k or model.manifest.scorer.k
         self.calibration = model.calibrated(self._k)
 
     def batch(self, images: list[Decoded]) -> Scored:
         """The scores of n images, n at least 1; they do not depend on what else is in the batch."""
-        (scored,) = self._judged(self._model.extractor.embed(images), len(images))
+        (scored,) = self._judged(self._embedded(images), len(images))
         assert isinstance(scored, Scored)  # noqa: S101 - decoded images give nothing else
         return scored
 
     def stream(self, images: Iterable[Decoded | Unreadable]) -> Iterator[Scored | Unreadable]:
         """The same of any number of images, worked on side by side; what is unreadable comes as it is."""
-        return self._judged(self._model.extractor.embed(images), SEARCH)
+        return self._judged(self._embedded(images), SEARCH)
+
+    def _embedded(self, images: Iterable[Decoded | Unreadable]) -> Iterator[Batch | Unreadable]:
+        return self._model.extractor.embed(images, self._model.scorer.compared)
 
     def _judged(self, batches: Iterable[Batch | Unreadable], size: int) -> Iterator[Scored | Unreadable]:
         """Batches joined to ``size`` images or a few more, and scored."""
@@ -98,4 +101,5 @@ class Screener:
             known |= self.calibration.holds(outputs.image)
             p_values = np.where(known, 1.0, self.calibration.p_values(scores))
         nearest = [model.normals[row] for row in neighbours]
-        return Scored(images, scores, p_values, nearest, known, outputs)
+        aspects = model.scorer.aspects(outputs, self._k)
+        return Scored(images, scores, p_values, nearest, known, outputs, aspects)

@@ -109,13 +109,10 @@ class Calibration:
                 "more to 'anomscan calibrate'"
             )
 
-    def without(self, paths: set[str]) -> Calibration | None:
-        """The same without some images; None if none is left."""
-        kept = [i for i, path in enumerate(self.paths) if path not in paths]
-        if not kept:
-            return None
-        names, there = [self.names[i] for i in kept], [self.paths[i] for i in kept]
-        return Calibration(self.features[kept], self.scores[kept], names, there)
+    def at(self, positions: list[int]) -> Calibration:
+        """Some of the images."""
+        names, paths = [self.names[i] for i in positions], [self.paths[i] for i in positions]
+        return Calibration(self.features[positions], self.scores[positions], names, paths)
 
     def rescored(self, scores: Features) -> Calibration:
         """The same images with other scores, (n,) float32."""

@@ -1,17 +1,19 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from anomscan.adapt.folders import classes_of, decoded, find_others, set_aside
+from anomscan.adapt.folders import classes_of, decoded, decoded_others, find_others, set_aside
 from anomscan.adapt.options import AdaptOptions
 from anomscan.adapt.presets import PRESETS
 from anomscan.errors import InputError, NoImages, UsageError
 from anomscan.images.decode import Decoded
 from anomscan.images.find import Found, Source, Unreadable
-from anomscan.types import Preprocessing
+from anomscan.types import Part, Preprocessing, Reading
 
 SOURCES: list[Found] = [Source(f"{i}.png") for i in range(50)]
 
@@ -63,3 +65,19 @@ def test_images_are_decoded_in_order(normal_folder: Path) -> None:
     assert isinstance(first, Decoded)
     assert (first.pixels.shape, first.pixels.dtype) == ((8, 8, 3), np.uint8)
     assert list(images) == [sources[1]]
+
+
+def test_of_further_images_those_like_the_normals_are_cropped(normal_folder: Path, tmp_path: Path) -> None:
+    with Image.open(normal_folder / "01.png") as image:
+        image.crop((0, 0, 50, 50)).save(tmp_path / "other.png")
+    whole = Preprocessing(8, 8, "bicubic", (0.5,) * 3, (0.5,) * 3)
+    region = replace(whole, reading=Reading(part=Part((96, 96), (10, 10, 40, 40))))
+    sources = [Source(str(normal_folder / "01.png")), Source(str(tmp_path / "other.png")), Source("gone.png")]
+    like, other, gone = decoded_others(sources, region)
+    for image, source, rules in ((like, sources[0], region), (other, sources[1], whole)):
+        (expected,) = decoded([source], rules)
+        assert isinstance(image, Decoded)
+        assert isinstance(expected, Decoded)
+        np.testing.assert_array_equal(image.pixels, expected.pixels)
+    assert gone == Unreadable("gone.png", "No such file or directory")
+    assert [image.path for image in decoded_others(sources[:2], whole)] == [s.name for s in sources[:2]]

@@ -69,6 +69,8 @@ def test_every_option_arrives(
         "--group-by": "folder",
         "--range": "0:4095",
         "--max-pixels": "123",
+        "--region": "1,2,3,4",
+        "--mask": "m.png",
         "--wait": "4",
     }
     excluded = ("--exclude", "a*", "--exclude", "b")
@@ -80,7 +82,7 @@ def test_every_option_arrives(
     root, folder, chosen, _, rule, reduce, wait, gathering = taken
     assert (root, folder, chosen) == ("normal", "m", options)
     assert (rule, reduce, wait) == (HoldOut(0.3, "folder"), "coreset:9", 4.0)
-    assert gathering == Gathering(("a*", "b"), "0:4095", 123)
+    assert gathering == Gathering(("a*", "b"), "0:4095", 123, "1,2,3,4", "m.png")
     assert done.stderr.decode().splitlines() == [
         "wrote m: pretrained features, 10 normals",
         "10 more are held out: p-values from 0.091 up",

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from anomscan.errors import UnreadableImage, UsageError
-from anomscan.images.decode import open_image
 from anomscan.images.levels import Deep, decide, deep, parse_range
+from anomscan.images.opening import open_image
 from anomscan.types import Levels
 from tests.images.files import png, pnm, tiff
 

@@ -6,15 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from anomscan.errors import ModelDamaged, ModelTooNew
+from anomscan.images.part import part_of
 from anomscan.model.folder import MANIFEST, read_manifest
 from anomscan.model.manifest import SCHEMA, Change, FileInfo, Manifest, parse_manifest
 from anomscan.network.network import Int8Info, MethodInfo
 from anomscan.scoring.info import GalleryInfo
 
 Data = dict[str, Any]
+MASK = np.ones((8, 9), np.bool_)
 
 
 @pytest.fixture
@@ -43,10 +46,19 @@ def test_it_comes_back_as_it_was_written(calibrated_folder: Path, data: Data) ->
         int8=Int8Info(2.0, 0.99, 0.001),
         gallery=GalleryInfo("IVF", 0.97, "coreset:5", 5, 0.2),
         changes=[Change("2026-11-25", "removed", ["/a/\udcff.png"])],
+        preprocessing=replace(
+            manifest.preprocessing,
+            reading=replace(manifest.preprocessing.reading, part=part_of((9, 8), (1, 2, 3, 4), MASK)),
+        ),
     )
     for one in (manifest, full):
         assert parsed(one.to_json()) == one
     assert json.loads(json.dumps(manifest.to_json())) == data
+
+
+def test_a_model_of_before_there_were_regions_looks_at_the_whole(data: Data) -> None:
+    del data["preprocessing"]["reading"]["part"]
+    assert parsed(data).preprocessing.reading.part is None
 
 
 def test_an_id_names_this_very_model(data: Data) -> None:
@@ -112,6 +124,15 @@ WRONG = {
     "no pixel": edited("preprocessing", "width", to=0),
     "more pixels than fit": edited("preprocessing", "width", to=10**6),
     "a mean of text": edited("preprocessing", "mean", to=["0", "0", "0"]),
+    "a region that sticks out": edited(
+        "preprocessing", "reading", "part", to={"source": [9, 8], "box": [5, 0, 5, 8]}
+    ),
+    "a region of three numbers": edited(
+        "preprocessing", "reading", "part", to={"source": [9, 8], "box": [5, 0, 5]}
+    ),
+    "a mask that is none": edited(
+        "preprocessing", "reading", "part", to={"source": [9, 8], "box": [0, 0, 9, 8], "mask": "x"}
+    ),
     "no neighbour": edited("scorer", "k", to=0),
     "a yes as number": edited("scorer", "k", to=True),
     "another metric": edited("scorer", "metric", to="manhattan"),

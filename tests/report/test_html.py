@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ import pytest
 from anomscan.files.atomic import sha256
 from anomscan.images.find import find
 from anomscan.model.model import read_model
+from anomscan.report.heatmaps import Scale
 from anomscan.report.html import write_report
 from anomscan.screen.run import Outcome, ScoreJob, run
 from anomscan.stats.decision import UNDECIDED, Decision
+from anomscan.types import PatchMaps
 from tests.browser import BINARY, Browser
 from tests.conftest import draw, draw_odd, silent
 from tests.fakes import scored
@@ -59,6 +62,35 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         pytest.skip("no chromium on PATH: apt-get install chromium")
     with Browser(tmp_path_factory.mktemp("profile")) as running:
         yield running
+
+
+GRID = 6
+UNMAPPED = "0.png"
+
+
+def some_map(i: int) -> PatchMaps:
+    """Hot in one cell of the diagonal, whose nearest patch is number i mod ``GRID``."""
+    distances = np.full((1, GRID, GRID), 0.1, np.float32)
+    distances[0, i % GRID, i % GRID] = 0.9
+    return PatchMaps(distances, np.arange(GRID**2).reshape(1, GRID, GRID) // (GRID + 1))
+
+
+@pytest.fixture(scope="module")
+def spotted(calibrated_folder: Path, incoming: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with a map of every image but one; the normal that the third patch came from is gone."""
+    file = tmp_path_factory.mktemp("spotted") / "report.html"
+    model = read_model(str(calibrated_folder), 1)
+
+    def source(position: int) -> tuple[str, int, int]:
+        path = "/gone/n.png" if position == 2 else model.normals[0]
+        return path, position // GRID, position % GRID
+
+    with run(ScoreJob(find([str(incoming)]), model, Decision(fpr=0.1), keep=50), silent) as outcome:
+        evidence = outcome.evidence(50, outcome.summary())
+        maps = {row.path: some_map(i) for i, row in enumerate(evidence.rows)}
+        del maps[next(path for path in maps if path.endswith(f"/{UNMAPPED}"))]
+        write_report(file, replace(evidence, maps=maps, patch_source=source, scale=Scale(0.2, 0.8)), silent)
+    return file
 
 
 @pytest.fixture
@@ -159,6 +191,56 @@ def test_on_paper_only_what_can_be_read(opened: Browser) -> None:
     assert opened.run("getComputedStyle(document.querySelector('.bar')).display") == "none"
     assert opened.run("document.querySelectorAll('#rows tr').length") == len(NAMES)
     opened.call("Emulation.setEmulatedMedia", media="")
+
+
+def test_a_page_without_maps_shows_no_spots(opened: Browser) -> None:
+    assert opened.run("document.getElementById('spot-head').hidden")
+    assert opened.run("document.querySelectorAll('.pair, .spot, .spotted').length") == 0
+    assert opened.run("data.rows.every((row) => !('spot' in row))")
+
+
+def test_a_map_is_shown_beside_its_image_and_the_hottest_spot_beside_a_normal_one(
+    browser: Browser, spotted: Path
+) -> None:
+    browser.problems.clear()
+    browser.open(spotted)
+    mapped = len(NAMES) - 1
+    assert not browser.run("document.getElementById('spot-head').hidden")
+    assert browser.run("document.querySelectorAll('#rows td.image .pair img').length") == 2 * mapped
+    assert browser.run("document.querySelectorAll('#rows td.spot').length") == len(NAMES)
+    captions = browser.run("[...document.querySelectorAll('#rows figcaption')].map((c) => c.textContent)")
+    assert captions == ["seen", "expected"] * mapped
+    widths = browser.run(
+        "Promise.all([...document.images].map((image) => image.decode().then(() => image.naturalWidth)))"
+    )
+    gone = browser.run("document.querySelectorAll('td.spot .gone').length")
+    assert len(widths) == 4 * len(NAMES) + 3 * mapped - gone
+    assert gone >= 1
+    assert browser.run("document.querySelectorAll('.gone').length") == gone
+    assert browser.problems == []
+
+
+def test_the_viewer_says_what_should_be_there(browser: Browser, spotted: Path) -> None:
+    browser.problems.clear()
+    browser.open(spotted)
+    place = {"with": "find((row) => row.spot)", "without": "find((row) => !row.spot)"}
+    browser.run(f"{{ select(data.rows.{place['with']}); openViewer() }}")
+    text = browser.run("document.getElementById('view').textContent")
+    assert "The hottest spot, 0.9 from the nearest of a normal." in text
+    assert "What should be here: " in text
+    assert browser.run("document.querySelectorAll('#view img').length") == 7
+    browser.run(f"{{ select(data.rows.{place['without']}); fillViewer() }}")
+    assert browser.run("document.querySelectorAll('#view img').length") == 4
+    assert not browser.run("document.getElementById('view').classList.contains('spotted')")
+    assert browser.problems == []
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_spots_do_not_stick_out_either(browser: Browser, spotted: Path, width: int) -> None:
+    browser.open(spotted, width=width)
+    assert browser.run("document.documentElement.scrollWidth <= window.innerWidth")
+    browser.run("{ select(data.rows.find((row) => row.spot)); openViewer() }")
+    assert browser.run("at('viewer').scrollWidth <= at('viewer').clientWidth")
 
 
 def test_without_calibration_and_with_gone_normals(

@@ -4,13 +4,85 @@ import numpy as np
 import pytest
 
 from anomscan.errors import GalleryTooSmall, UsageError
+from anomscan.scoring import reduction
 from anomscan.scoring.reduction import Reduction, coreset
 from anomscan.types import Features
 
 
 def unit(rows: int, seed: int = 0, dim: int = 16) -> Features:
-    features = np.random.default_rng(seed).normal(size=(rows, dim)).astype(np.float32)
-    return features / np.linalg.norm(features, axis=1, keepdims=True)
+    features: Features = np.random.default_rng(seed).normal(size=(rows, dim)).astype(np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    return features
+
+
+def whole(rows: int, largest: int, seed: int = 0, dim: int = 4) -> Features:
+    """Features of whole numbers, whose squared distances are exact in 32 bits."""
+    return np.random.default_rng(seed).integers(0, largest, (rows, dim)).astype(np.float32)
+
+
+def one_by_one(features: Features, size: int, first: int) -> list[int]:
+    """The greedy choice as the paper has it: whenever one is chosen, all distances are looked at again."""
+    chosen = [first]
+    nearest = np.square(features - features[first]).sum(axis=1)
+    while len(chosen) < size:
+        nearest[chosen] = -1
+        chosen.append(int(nearest.argmax()))
+        nearest = np.minimum(nearest, np.square(features - features[chosen[-1]]).sum(axis=1))
+    return chosen
+
+
+def is_greedy(features: Features, chosen: list[int]) -> bool:
+    """Whether none was farther from those before it than each that was chosen; of equal ones any may be."""
+    nearest = np.square(features - features[chosen[0]]).sum(axis=1)
+    for last, row in enumerate(chosen[1:], start=1):
+        nearest[chosen[:last]] = -1
+        if nearest[row] != nearest.max():
+            return False
+        nearest = np.minimum(nearest, np.square(features - features[row]).sum(axis=1))
+    return len(set(chosen)) == len(chosen)
+
+
+@pytest.mark.parametrize("pool", [1, 2, 20, 2000])
+def test_choosing_many_at_a_time_is_choosing_one_by_one(pool: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reduction, "_POOL", pool)
+    monkeypatch.setattr(reduction, "_BLOCK", 70)
+    for seed in range(5):
+        features = whole(300, 1000, seed)
+        chosen = coreset(features, 40, seed).tolist()
+        assert chosen == one_by_one(features, 40, chosen[0])
+
+
+@pytest.mark.parametrize("pool", [1, 7, 50, 2000])
+@pytest.mark.parametrize("size", [1, 50, 399, 400])
+def test_so_it_is_where_many_are_the_same_and_where_all_are_chosen(
+    pool: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reduction, "_POOL", pool)
+    monkeypatch.setattr(reduction, "_BLOCK", 70)
+    for seed in range(3):
+        features = whole(400, 3, seed)
+        assert len(np.unique(features, axis=0)) < 100
+        chosen = coreset(features, size, seed).tolist()
+        assert len(chosen) == size
+        assert is_greedy(features, chosen)
+
+
+def test_copies_of_one_row_are_chosen_last() -> None:
+    features = np.concatenate([np.zeros((50, 4), np.float32), whole(10, 100) + 1])
+    chosen = coreset(features, 20, seed=0).tolist()
+    assert len(set(chosen)) == 20
+    assert set(range(50, 60)) <= set(chosen[:11])
+    assert sorted(coreset(np.ones((9, 4), np.float32), 9, seed=0).tolist()) == list(range(9))
+
+
+def test_the_choice_among_many_is_greedy_up_to_rounding() -> None:
+    """More rows than a pool and a block, as patches come."""
+    features = np.random.default_rng(0).normal(size=(25_000, 8)).astype(np.float32)
+    chosen = coreset(features, 300, seed=0).tolist()
+    nearest = np.square(features - features[chosen[0]]).sum(axis=1)
+    for row in chosen[1:]:
+        assert nearest[row] >= 0.999 * nearest.max()
+        nearest = np.minimum(nearest, np.square(features - features[row]).sum(axis=1))
 
 
 def test_a_coreset_covers_what_a_random_choice_leaves_out() -> None:

@@ -37,6 +37,25 @@ def test_scores_and_p_values_come_back(ranking: Ranking) -> None:
     assert [row.path for row in ranking.rows(2)] == ["d", "b"]
 
 
+def test_further_columns_come_back(ranking: Ranking) -> None:
+    aspects = {"image_score": [0.7, 0.8, 0.9], "patch_score": [3.1, 3.2, 3.3]}
+    boxes = [[(1, 2, 3, 4), (50, 60, 7, 8)], [], None]
+    ranking.add(scored("abc", [0.1, 0.3, 0.2], aspects=aspects), boxes)
+    ranking.add(scored("d", [0.05]))
+    ranking.add_unreadable(Unreadable("e", "broken"))
+    found = [(row.path, row.image_score, row.patch_score, row.regions) for row in ranking.rows()]
+    assert found == [
+        ("b", 0.8, 3.2, []),  # and not as rounded to 32 bits
+        ("c", 0.9, 3.3, None),
+        ("a", 0.7, 3.1, [(1, 2, 3, 4), (50, 60, 7, 8)]),
+        ("d", None, None, None),
+        ("e", None, None, None),
+    ]
+    ranking.mark(score=0.15)
+    assert [row.anomalous for row in ranking.rows()] == [True, True, False, False, None]
+    assert next(ranking.rows(1)).regions == []
+
+
 def test_the_ranking_does_not_grow_in_memory(ranking: Ranking) -> None:
     values = np.random.default_rng(0).random(30_000)
     tracemalloc.start()

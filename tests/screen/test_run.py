@@ -1,21 +1,27 @@
 from __future__ import annotations
 
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from anomscan.errors import CalibrationTooSmall, NoImages
+from anomscan.adapt.options import FocusChoice
+from anomscan.errors import CalibrationTooSmall, NoImages, UnreadableImage, UsageError
+from anomscan.fit.index import IndexOptions, index
 from anomscan.images.decode import decode
 from anomscan.images.find import Source, Unreadable, find
 from anomscan.model.model import Model, read_model
 from anomscan.report.rows import Row
+from anomscan.screen import run as run_module
 from anomscan.screen.decide import decide
-from anomscan.screen.run import Outcome, ScoreJob, run
+from anomscan.screen.run import Outcome, ScoreJob, run, scale_of
+from anomscan.screen.screener import Screener
 from anomscan.stats.calibration import Calibration
 from anomscan.stats.decision import UNDECIDED, Decision
-from tests.conftest import silent
+from tests.conftest import draw, silent
 from tests.fakes import scored
 
 
@@ -196,3 +202,158 @@ def test_a_false_discovery_rate_out_of_reach_is_said(model: Model) -> None:
         "hold out more, or use --fpr"
     )
     assert found.quantiles["1"] == pytest.approx(0.9)
+
+
+@pytest.fixture(scope="module")
+def patchy(fake_patch_model: Path) -> Model:
+    """A model that looks at patches, too, with p-values from 1/11 up."""
+    return read_model(str(fake_patch_model), threads=1)
+
+
+@pytest.fixture(scope="module")
+def stained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six images like the normals, two of which have a stain at x = 48 and y = 36; one is of another size."""
+    folder = tmp_path_factory.mktemp("stained")
+    for seed in range(6):
+        image = draw(500 + seed)
+        if seed in (2, 4):
+            image.paste((255, 0, 0), (48, 36, 60, 48))
+        image.resize((192, 384) if seed == 4 else (96, 96), 0).save(folder / f"{seed}.png")
+    (folder / "broken.png").write_bytes(b"broken")
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_rows_tell_both_scores_and_where_images_are_odd(patchy: Model, stained: Path) -> None:
+    rows = ranked(patchy, stained)
+    assert {Path(row.path).name for row in rows[:2]} == {"2.png", "4.png"}
+    found = {Path(row.path).name: row for row in rows}
+    assert found["2.png"].regions == [(48, 36, 12, 12)]
+    assert found["4.png"].regions == [(96, 144, 24, 48)]  # in pixels of the file
+    assert found["broken.png"].regions is None
+    for row in rows[:-1]:
+        assert row.image_score is not None
+        assert row.patch_score is not None
+        assert row.regions is not None
+    dark = scale_of(patchy).dark  # type: ignore[union-attr]
+    maps = (
+        Screener(patchy).batch([decode(str(stained / "0.png"), patchy.manifest.preprocessing)]).outputs.maps
+    )
+    assert maps is not None
+    assert (found["0.png"].regions == []) == (maps.distances.max() <= dark)
+    assert found["0.png"].patch_score == pytest.approx(float(maps.distances.max()))
+
+
+def test_of_an_image_that_has_gone_it_is_not_known_where(
+    patchy: Model, stained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(path: str) -> tuple[int, int]:
+        raise UnreadableImage(path)
+
+    monkeypatch.setattr(run_module, "source_size", gone)
+    row = ranked(patchy, stained / "2.png")[0]
+    assert (row.regions, row.error) == (None, None)
+
+
+def test_of_whole_images_no_row_tells_where(model: Model, stained: Path, tmp_path: Path) -> None:
+    for row in ranked(model, stained):
+        assert (row.image_score, row.patch_score, row.regions) == (None, None, None)
+    with run(ScoreJob(find([str(stained)]), model, keep=10), silent) as outcome:
+        assert outcome.write_heatmaps(str(tmp_path / "heat"), 10, silent) == 0
+        assert outcome.evidence(3, outcome.summary()).maps == {}
+    assert scale_of(model) is None
+    assert not (tmp_path / "heat").exists()
+
+
+def test_with_patches_rows_do_not_depend_on_threads_or_on_other_images(
+    fake_patch_model: Path, stained: Path
+) -> None:
+    found = [ranked(read_model(str(fake_patch_model), n), stained, threads=n) for n in (1, 3)]
+    assert found[0] == found[1]
+    for row in found[0][:-1]:
+        (alone,) = ranked(read_model(str(fake_patch_model), 1), row.path)
+        assert alone.score == pytest.approx(row.score, abs=1e-5)
+        assert (alone.patch_score, alone.regions) == (row.patch_score, row.regions)
+
+
+def test_every_normal_of_patches_again_has_a_p_value_of_one(patchy: Model, normal_folder: Path) -> None:
+    rows = ranked(patchy, normal_folder)
+    assert {row.p_value for row in rows} == {1.0}
+    assert sum(row.patch_score == 0 for row in rows) == 10
+
+
+def test_no_neighbours_can_be_asked_for_with_patches(patchy: Model) -> None:
+    with pytest.raises(UsageError, match="has no neighbours; leave --k out"):
+        run(ScoreJob((), patchy, k=3), silent)
+
+
+@pytest.mark.parametrize(
+    ("decision", "top", "written"),
+    [
+        (UNDECIDED, 7, ["0.png", "1.png", "2.png", "3.png", "4.png", "5.png"]),
+        (UNDECIDED, 2, ["2.png", "4.png"]),
+        (Decision(threshold=5.0), 7, ["2.png", "4.png"]),
+        (Decision(threshold=1e9), 7, []),
+    ],
+)
+def test_pictures_are_of_the_top_or_of_what_is_anomalous(
+    patchy: Model, stained: Path, tmp_path: Path, decision: Decision, top: int, written: list[str]
+) -> None:
+    told: list[int] = []
+    with run(ScoreJob(find([str(stained)]), patchy, decision, keep=top), silent) as outcome:
+        count = outcome.write_heatmaps(str(tmp_path / "heat"), top, lambda _, i, *__: told.append(i))
+        order = [Path(row.path).stem for row in outcome.ranking.rows()]
+    assert count == len(written)
+    assert sorted(name.partition("_")[2] for name in names(tmp_path / "heat")) == [
+        name.replace(".png", ".jpg") for name in written
+    ]
+    for name in names(tmp_path / "heat"):
+        number, _, stem = name.removesuffix(".jpg").partition("_")
+        assert order[int(number) - 1] == stem
+    assert told == list(range(1, count + 1))
+
+
+def test_of_more_images_than_were_kept_there_are_no_pictures(
+    patchy: Model, stained: Path, tmp_path: Path
+) -> None:
+    with run(ScoreJob(find([str(stained)]), patchy, keep=3), silent) as outcome:
+        assert outcome.write_heatmaps(str(tmp_path / "heat"), 6, silent) == 3
+    assert [name[:4] for name in names(tmp_path / "heat")] == ["0001", "0002", "0003"]
+
+
+def test_evidence_has_the_maps_of_the_top_and_where_patches_are_from(patchy: Model, stained: Path) -> None:
+    with run(ScoreJob(find([str(stained)]), patchy, keep=4), silent) as outcome:
+        evidence = outcome.evidence(4, outcome.summary())
+        assert list(evidence.maps) == [row.path for row in evidence.rows]
+    assert evidence.scale == scale_of(patchy)
+    assert evidence.patch_source is not None
+    row = evidence.rows[0]
+    maps = evidence.maps[row.path]
+    assert np.unravel_index(maps.distances[0].argmax(), (8, 8)) == (3, 4)
+    path, *_ = evidence.patch_source(int(maps.nearest[0, 3, 4]))
+    assert path in patchy.normals
+
+
+@pytest.mark.xfail(strict=True, reason="pictures are read with the model's limit, not with that of the job")
+def test_large_images_that_were_scored_have_pictures(patchy: Model, stained: Path, tmp_path: Path) -> None:
+    rules = patchy.manifest.preprocessing
+    small = replace(rules, reading=replace(rules.reading, max_pixels=1000))
+    limited = replace(patchy, manifest=replace(patchy.manifest, preprocessing=small))
+    job = ScoreJob(find([str(stained)]), limited, keep=10, max_pixels=10**6)
+    with run(job, silent) as outcome:
+        assert outcome.ranking.scored == 6
+        assert outcome.write_heatmaps(str(tmp_path / "heat"), 10, silent) == 6
+
+
+@pytest.mark.xfail(strict=True, reason="a scorer of whole images keeps the patches of 256 images waiting")
+def test_patches_that_nobody_looks_at_do_not_wait(
+    fake_patch_model: Path, normal_folder: Path, stained: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(fake_patch_model, tmp_path / "m")
+    index(str(normal_folder), str(folder), IndexOptions(focus=FocusChoice("image")), silent)
+    loaded = read_model(str(folder), threads=1)
+    images = [decode(str(stained / f"{i}.png"), loaded.manifest.preprocessing) for i in range(3)]
+    assert Screener(loaded).batch(images).outputs.patches is None

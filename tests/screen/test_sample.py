@@ -11,6 +11,7 @@ from anomscan.model.model import read_model
 from anomscan.screen import sample as module
 from anomscan.screen.run import Outcome, ScoreJob, run
 from anomscan.screen.sample import Sample
+from anomscan.types import PatchMaps
 from tests.conftest import silent
 from tests.fakes import scored
 
@@ -27,6 +28,39 @@ def test_the_sample_is_bounded_and_holds_the_top() -> None:
     assert len(scores) == len(others) == 500
     assert (others[:, 0] % 2 == 1).all()
     np.testing.assert_array_equal(others[:, 0] % 1000, scores)
+
+
+def maps_of(*values: int) -> PatchMaps:
+    """Maps of 2 x 3 patches, each of one value everywhere."""
+    whole = np.array(values)[:, None, None] + np.zeros((1, 2, 3), int)
+    return PatchMaps(whole.astype(np.float32), whole.astype(np.int64))
+
+
+def test_maps_are_kept_of_the_top_only_the_most_anomalous_first() -> None:
+    sample = Sample(top=3)
+    for i in range(0, 100, 4):
+        numbers = range(i, i + 4)
+        scores = [float((37 * number) % 100) for number in numbers]
+        sample.add(scored([str(number) for number in numbers], scores, maps=maps_of(*numbers)))
+    best = [number for score in (99, 98, 97) for number in range(100) if (37 * number) % 100 == score]
+    found = sample.maps()
+    assert list(found) == [str(number) for number in best]
+    for number in best:
+        kept, expected = found[str(number)], maps_of(number)
+        np.testing.assert_array_equal(kept.distances, expected.distances)
+        np.testing.assert_array_equal(kept.nearest, expected.nearest)
+        assert kept.distances.base is None  # else it would hold those of its whole batch
+        assert kept.nearest.base is None
+    assert len(sample.features()) == 100
+
+
+def test_of_whole_images_there_are_no_maps() -> None:
+    sample = Sample(top=3)
+    sample.add(scored(["a", "b"], [0.1, 0.2]))
+    assert sample.maps() == {}
+    none = Sample()
+    none.add(scored(["a", "b"], [0.1, 0.2], maps=maps_of(1, 2)))
+    assert none.maps() == {}
 
 
 def test_a_path_counts_once() -> None:
@@ -55,8 +89,8 @@ def test_the_sample_does_not_depend_on_the_order_of_arrival(
         for start in range(0, len(images), size):
             paths, scores, features, known = zip(*images[start : start + size], strict=True)
             sample.add(scored(paths, scores, features=np.array(features), known=known))
-        scores, others = sample.others()
-        taken.append((sorted(sample.features()), scores.tolist(), others.tolist()))
+        kept, others = sample.others()
+        taken.append((sorted(sample.features()), kept.tolist(), others.tolist()))
     assert len(taken[0][0]) == 25
     assert taken[0] == taken[1] == taken[2] == taken[3]
 

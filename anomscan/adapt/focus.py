@@ -1,0 +1,300 @@
+"""What to look at, decided by the normals alone: the image, or its patches too, and at which size.
+
+Small defects are made on a few normals: if patches tell those from the same normals without them, small
+defects can be seen there, and at which size best. Where the normals differ much from each other, as
+photographs of all kinds of cats do, what is anomalous is another thing, and the image as a whole tells that.
+On which images this was fixed, and how it did on others, is in docs/methods.md.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from anomscan.adapt.backbones import Backbone
+from anomscan.adapt.folders import decoded
+from anomscan.adapt.made_anomalies import PATCH
+from anomscan.adapt.onnx_export import FromPixels, write_onnx
+from anomscan.adapt.options import FocusChoice
+from anomscan.adapt.patches import FACTORS, PatchTrunk, WhitenedPatches, Whitening
+from anomscan.errors import UnreadableImage, UsageError
+from anomscan.images.decode import Decoded
+from anomscan.images.find import Found, Source, Unreadable
+from anomscan.images.overlay import source_size
+from anomscan.images.part import covered
+from anomscan.network.extractor import BATCH, Extractor
+from anomscan.network.network import FocusInfo
+from anomscan.pipeline import available_cores, counted
+from anomscan.scoring.bank import Bank
+from anomscan.scoring.info import Looks
+from anomscan.scoring.patches import PatchGallery, patch_scores
+from anomscan.types import Features, Pixels, Preprocessing, Progress, Reading
+
+LOOKS = ("auto", "image", "patch", "both")
+FEWEST = 10
+"""With fewer normals than this nothing can be told from them."""
+LOOKED_AT, JUDGES, JUDGING = 200, 48, 0.25
+"""Normals that are looked at; at most so many of them, and that share, have defects made on them."""
+DRAWN = 2
+"""Defects of a kind that are made on each, one at a time."""
+SEEN = 0.58
+"""AUROC of the made defects from which on patches are looked at."""
+WEIGHTS = ((0.58, 0.72), (1.5, 0.25))
+"""Weight of the whole image beside the patches, by that AUROC; linear between the two."""
+ALIKE, ALIKE_OF, FALLS, MOST_ALIKE = 0.72, 15, 0.09, 240
+"""How far a normal may be from its two nearest, over how far from any, to look at patches: ``ALIKE`` among
+``ALIKE_OF`` normals, less by ``FALLS`` for every factor of e more; among no more than ``MOST_ALIKE``."""
+SHARP = 0.5
+"""Side of the sources, in those of the input, from which on patches can show more than the image."""
+WORTH = 0.005
+"""What a larger input must add to the AUROC."""
+_COMPARED_WITH = 3000
+_ENOUGH = 0.9
+# A source that is a tenth smaller than the input still shows more than at the next smaller size.
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What is looked at: ``factor`` is the side of the input in those of the backbone's own."""
+
+    info: FocusInfo
+    factor: float = 1.0
+    patches: WhitenedPatches | None = None
+
+
+@dataclass(frozen=True)
+class _View:
+    """What patches show at one size: AUROC by kind of defect; milliseconds of a core for an image."""
+
+    factor: float
+    size: int
+    trunk: PatchTrunk
+    whitening: Whitening
+    seen: dict[str, float]
+    milliseconds: float
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(list(self.seen.values()))) if self.seen else 0.0
+
+
+def check(choice: FocusChoice) -> None:
+    """Raise UsageError where there is no such focus."""
+    if choice.looks not in (None, *LOOKS):
+        raise UsageError(f"there is no focus called {choice.looks!r}; choose one of {', '.join(LOOKS)}")
+
+
+def choose(
+    backbone: Backbone,
+    sources: Sequence[Found],
+    choice: FocusChoice,
+    *,
+    features: Features,
+    only_own_size: bool,
+    scratch: Path,
+    progress: Progress,
+) -> Sight:
+    """Decide what to look at.
+
+    Args:
+        backbone: the network, pretrained or adapted.
+        sources: the normals, none of them held out.
+        choice: with ``auto`` it is chosen, and the size with all but ``image``.
+        features: of normals, (n, D), as the backbone gives them; for ``auto`` only.
+        only_own_size: where the user named a size.
+        scratch: a folder for temporary files.
+        progress: see ``types.Progress``.
+    """
+    looks = choice.looks
+    if looks == "image":
+        return Sight(FocusInfo("image"))
+    if looks == "auto" and len(sources) < FEWEST:
+        few = f"{len(sources)} normals are too few to tell whether patches show more"
+        return Sight(FocusInfo("image", few))
+    apart, limit = distinctness(features), limit_of(max(len(features), 1))
+    if looks == "auto" and apart > limit:
+        differ = f"the normals differ as much as things of many kinds ({apart:.2f}, over {limit:.2f})"
+        return Sight(FocusInfo("image", differ, measured={"distinctness": round(apart, 3)}))
+    judges, others = _drawn(sources)
+    side = _typical_side(judges, backbone.preprocessing.reading)
+    if looks == "auto" and side < SHARP * backbone.preprocessing.height:
+        blurred = f"the images have only {side} px: what is small in them is not to be seen"
+        return Sight(FocusInfo("image", blurred))
+    factors = [1.0] if only_own_size else _factors(backbone, side)
+    defects = _with_defects(judges, backbone.preprocessing, max(factors), side)
+    views: list[_View] = []
+    for factor in factors:
+        view = _look(backbone, factor, others, defects, scratch, progress)
+        if views and choice.budget is not None and view.milliseconds > choice.budget:
+            break
+        views.append(view)
+    best = views[0]
+    for view in views[1:]:
+        best = view if view.mean > best.mean + WORTH else best
+    measured: dict[str, Any] = {
+        str(view.size): {
+            **{kind: round(area, 4) for kind, area in view.seen.items()},
+            "ms": view.milliseconds,
+        }
+        for view in views
+    }
+    measured["distinctness"] = round(apart, 3)
+    reason = f"patches at {best.size} px tell small made defects with an AUROC of {100 * best.mean:.0f}"
+    if looks == "auto" and best.mean < SEEN:
+        return Sight(FocusInfo("image", reason, measured=measured))
+    named: Looks = "patch" if looks == "patch" else "both"
+    info = FocusInfo(named, reason, best.size, weight_of(best.mean), measured)
+    return Sight(info, best.factor, WhitenedPatches(best.trunk, best.whitening))
+
+
+def _drawn(sources: Sequence[Found]) -> tuple[list[Found], list[Found]]:
+    """Judges, and others to compare them with, spread over all."""
+    spread = np.linspace(0, len(sources) - 1, min(LOOKED_AT, len(sources))).astype(int)
+    count = max(1, min(JUDGES, round(JUDGING * len(spread))))
+    judges = set(spread[np.linspace(0, len(spread) - 1, count).astype(int)].tolist())
+    return [sources[i] for i in sorted(judges)], [sources[i] for i in spread if i not in judges]
+
+
+def distinctness(features: Features) -> float:
+    """How far a normal is from its two nearest, by the cosine, over how far it is from any on average.
+
+    Small where all normals show the same thing in the same way, near 1 where each is a thing of its own.
+    """
+    chosen = np.linspace(0, len(features) - 1, min(MOST_ALIKE, len(features))).astype(int)
+    unit = features[chosen] / np.maximum(np.linalg.norm(features[chosen], axis=1, keepdims=True), 1e-12)
+    away = 1.0 - unit @ unit.T
+    if len(away) < 4:
+        return 1.0
+    average = away.sum() / (len(away) * (len(away) - 1))
+    np.fill_diagonal(away, np.inf)
+    nearest = np.partition(away, 1, axis=1)[:, :2].mean()
+    return float(nearest / max(average, 1e-12))
+
+
+def limit_of(normals: int) -> float:
+    """The largest ``distinctness`` of so many normals at which patches are looked at."""
+    return float(ALIKE - FALLS * np.log(min(normals, MOST_ALIKE) / ALIKE_OF))
+
+
+def weight_of(seen: float) -> float:
+    """What the whole image counts for: less where patches see more of the made defects."""
+    return round(float(np.interp(seen, *WEIGHTS)), 3)
+
+
+def _typical_side(judges: Sequence[Found], reading: Reading) -> int:
+    """The shorter side of what is looked at of the sources, in pixels."""
+    sides = []
+    for source in judges:
+        with suppress(UnreadableImage):
+            if isinstance(source, Source):
+                sides.append(min(covered(reading, source_size(source.name))[2:]))
+            else:
+                sides.append(0)
+    return int(np.median(sides)) if sides else 0
+
+
+def _factors(backbone: Backbone, side: int) -> list[float]:
+    """Those that the network takes and that the sources have the pixels for."""
+    own = backbone.preprocessing.height
+    wanted = [f for f in FACTORS if f == 1.0 or (_ENOUGH * f * own <= side and f * own % 1 == 0)]
+    return wanted if len(wanted) == 1 or _takes_any_size(backbone) else [1.0]
+
+
+def _takes_any_size(backbone: Backbone) -> bool:
+    """Whether the network has maps and nothing that depends on the size of the input."""
+    size = round(FACTORS[1] * backbone.preprocessing.height)
+    try:
+        with torch.no_grad():
+            stages = PatchTrunk(backbone).body(torch.zeros(1, 3, size, size))
+    except (RuntimeError, AssertionError):
+        return False
+    return all(stage.ndim == 4 for stage in stages)
+
+
+def _with_defects(
+    judges: Sequence[Found], own: Preprocessing, factor: float, side: int
+) -> dict[str, NDArray[np.uint8]]:
+    """The judges, (n, H, W, 3), as they are (under an empty name) and with defects of each kind.
+
+    They are drawn at the size of the sources, where that is smaller: what the camera blurs, defects share.
+    """
+    height, width = (max(16, min(round(length * factor), side)) for length in (own.height, own.width))
+    rules = replace(own, height=height, width=width)
+    images = [image.pixels for image in decoded(judges, rules) if isinstance(image, Decoded)]
+    if not images:
+        return {}
+    made = {"": np.stack(images)}
+    for number, (kind, maker) in enumerate(PATCH.items()):
+        generator = np.random.default_rng(number)
+        made[kind] = np.stack([maker(image, generator) for image in images for _ in range(DRAWN)])
+    return made
+
+
+def _look(
+    backbone: Backbone,
+    factor: float,
+    others: Sequence[Found],
+    defects: dict[str, NDArray[np.uint8]],
+    scratch: Path,
+    progress: Progress,
+) -> _View:
+    """See how well the patches at one size tell the made defects."""
+    own = backbone.preprocessing
+    rules = replace(own, height=round(own.height * factor), width=round(own.width * factor))
+    trunk, graph = PatchTrunk(backbone).eval(), scratch / "patches.onnx"
+    write_onnx(FromPixels(rules, trunk), graph, rules, backbone.info)
+    extractor, whitening = Extractor(graph, available_cores()), Whitening()
+    images = counted(f"looking at {rules.height} px", decoded(others, rules), len(others), progress)
+    kept: list[NDArray[np.float16]] = []
+    for batch in extractor.embed(images):
+        if not isinstance(batch, Unreadable):
+            whitening.add(batch.outputs.image)
+            kept.append(batch.outputs.image.astype(np.float16))
+    if not kept or not defects:
+        return _View(factor, rules.height, trunk, whitening, {}, 0.0)
+    whiten = whitening.apply
+    bank = Bank(_COMPARED_WITH)
+    for part in kept:
+        bank.add(whiten(part.astype(np.float32)), [""] * len(part))
+    gallery, _ = PatchGallery.build(bank, seed=0)
+    began = time.perf_counter()
+    scores = {
+        kind: np.concatenate(
+            [
+                patch_scores(gallery.maps(whiten(outputs.image)).distances)
+                for outputs in extractor.run_all(_batches(_resized(pixels, rules.height)))
+            ]
+        )
+        for kind, pixels in defects.items()
+    }
+    seconds = time.perf_counter() - began
+    milliseconds = round(1e3 * seconds * available_cores() / sum(map(len, scores.values())), 1)
+    seen = {kind: _auroc(scores[""], scores[kind]) for kind in scores if kind}
+    return _View(factor, rules.height, trunk, whitening, seen, milliseconds)
+
+
+def _resized(pixels: Pixels, size: int) -> Pixels:
+    """(n, H, W, 3) at another size, by averaging."""
+    if pixels.shape[1] == size:
+        return pixels
+    tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
+    small = functional.interpolate(tensor, (size, size), mode="bilinear", antialias=True)
+    return small.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _batches(pixels: Pixels) -> Iterator[Pixels]:
+    return (pixels[i : i + BATCH] for i in range(0, len(pixels), BATCH))
+
+
+def _auroc(normal: Features, anomalous: Iterable[float]) -> float:
+    """Chance that a defective image scores above a normal one; ties count half."""
+    return float(np.mean([np.mean(score > normal) + np.mean(score == normal) / 2 for score in anomalous]))

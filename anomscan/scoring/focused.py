@@ -1,0 +1,149 @@
+"""Scores by the patches of an image, or by its patches and the image as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from anomscan.errors import ModelDamaged
+from anomscan.scoring.bank import Bank
+from anomscan.scoring.base import Indexed, Scorer
+from anomscan.scoring.info import Looks, PatchInfo, Spread
+from anomscan.scoring.patches import PatchGallery, patch_scores
+from anomscan.scoring.reduction import Reduction
+from anomscan.types import Features, Outputs, PatchMaps
+
+DARK = 0.95
+"""Share of the normals whose hottest patch is dark in a picture."""
+BRIGHT = 2.0
+"""A patch that is so many times as far as that is as bright as any."""
+_SMALLEST, _NARROWEST = 1e-6, 1e-3
+_FAR = 12.0
+"""Standard deviations below the normals' mean that a score is at least; a copy has none."""
+
+_UNKNOWN = Spread(0.0, 1.0)
+
+
+class Focused(Scorer):
+    """The distance of the farthest patches, alone or with what another scorer makes of the whole image.
+
+    The two scores are added on a scale on which both spread alike: each as the logarithm, minus the mean of
+    those of the normals, over their standard deviation, measured on normals, each among the *others*.
+
+    Args:
+        image: scores whole images; its gallery also tells the nearest normal and copies.
+        looks: at patches, or at both.
+        patches: what to compare with, and ``info`` what it is; by ``fit`` or ``load``.
+    """
+
+    name = "focused"
+
+    def __init__(self, image: Scorer, looks: Looks, patches: PatchGallery, info: PatchInfo) -> None:
+        super().__init__(image.info, image.arrays)
+        self.image, self.looks, self.patch_info = image, looks, info
+        self.patches: PatchGallery = patches
+        if hasattr(image, "gallery"):
+            self.gallery = image.gallery
+
+    @classmethod
+    def of(
+        cls,
+        image: Scorer,
+        looks: Looks,
+        bank: Bank,
+        seed: int,
+        weight: float = 1.0,
+        known: PatchInfo | None = None,
+    ) -> Self:
+        """A scorer yet to be fitted on whole images, with the patches of a bank.
+
+        ``weight`` is that of the whole image; ``known`` what an earlier fit measured, kept where normals were
+        added or removed.
+        """
+        patches, gallery = PatchGallery.build(bank, seed)
+        if known is not None:
+            return cls(image, looks, patches, replace(known, gallery=gallery))
+        positions, sample = bank.sample()
+        distances = patches.maps_without(positions, sample)
+        hottest = distances.max(axis=(1, 2))
+        dark = max(float(np.quantile(hottest, DARK)), _SMALLEST)
+        info = PatchInfo(
+            looks="patch" if looks == "patch" else "both",
+            gallery=gallery,
+            image=_UNKNOWN,
+            patch=_spread(patch_scores(distances)),
+            dark=dark,
+            bright=BRIGHT * dark,
+            weight=weight,
+        )
+        return cls(image, looks, patches, info)
+
+    @property
+    def whole(self) -> Scorer:
+        """The part that scores images as a whole."""
+        return self.image
+
+    def fit(self, normals: Outputs, seed: int, reduction: Reduction | None = None) -> Indexed:
+        """As every scorer, on the whole images."""
+        indexed = self.image.fit(normals, seed, reduction)
+        self.info, self.arrays, self.gallery = self.image.info, self.image.arrays, self.image.gallery
+        if self.patch_info.image == _UNKNOWN:
+            others = self.info.k + self.image.uses_neighbours * (len(self.gallery) > self.info.k)
+            spread = _spread(self.image.score(normals, others))  # a normal's own neighbour is at distance 0
+            self.patch_info = replace(self.patch_info, image=spread)
+        return indexed
+
+    def learn(self, features: Features, seed: int) -> None:
+        """What the scorer of whole images learns."""
+        self.image.learn(features, seed)
+
+    def compared(self, outputs: Outputs) -> Outputs:
+        """Distances in the place of patches."""
+        if outputs.patches is None:
+            return outputs
+        return replace(outputs, patches=None, maps=self.patches.maps(outputs.patches))
+
+    def aspects(self, outputs: Outputs, k: int) -> dict[str, Features]:
+        """Both scores, each in its own unit."""
+        maps = self.compared(outputs).maps
+        if maps is None:
+            raise ModelDamaged("the extractor gives no patches and the model scores by them; adapt again")
+        return {"image_score": self.image.score(outputs, k), "patch_score": patch_scores(maps.distances)}
+
+    def score(self, outputs: Outputs, k: int) -> Features:
+        """Mean distance of the farthest patches; or the weighted mean of both, in standard deviations."""
+        aspects = self.aspects(outputs, k)
+        if self.looks == "patch":
+            return aspects["patch_score"]
+        image = _standard(aspects["image_score"], self.patch_info.image)
+        patch = _standard(aspects["patch_score"], self.patch_info.patch)
+        weight = self.patch_info.weight
+        return ((patch + weight * image) / (1 + weight)).astype(np.float32)
+
+    def look_normal(self, maps: PatchMaps) -> None:
+        """Let pictures of normals be dark, by the maps of some that are none of its own."""
+        dark = max(float(np.quantile(maps.distances.max(axis=(1, 2)), DARK)), _SMALLEST)
+        self.patch_info = replace(self.patch_info, dark=dark, bright=BRIGHT * dark)
+
+    def save(self, folder: Path) -> dict[str, Path]:
+        """Its files beside those of the scorer of whole images."""
+        return {**self.image.save(folder), **self.patches.save(folder)}
+
+    @classmethod
+    def over(cls, image: Scorer, info: PatchInfo, files: Mapping[str, Path]) -> Focused:
+        """Read the patches back and set them over a loaded scorer of whole images; raises ModelDamaged."""
+        return cls(image, info.looks, PatchGallery.load(files), info)
+
+
+def _spread(scores: Features) -> Spread:
+    logs = np.log(np.maximum(scores.astype(np.float64), _SMALLEST))
+    return Spread(float(logs.mean()), max(float(logs.std()), _NARROWEST))
+
+
+def _standard(scores: Features, spread: Spread) -> Features:
+    logs = np.log(np.maximum(scores, _SMALLEST))
+    return np.maximum((logs - spread.mean) / spread.deviation, -_FAR).astype(np.float32)

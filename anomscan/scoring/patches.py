@@ -1,0 +1,124 @@
+"""The gallery of patches: how far each patch of an image is from the nearest patch of a normal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomscan.errors import ModelDamaged
+from anomscan.scoring.bank import Bank, Patches
+from anomscan.scoring.base import read_arrays
+from anomscan.scoring.gallery import Gallery
+from anomscan.scoring.info import GalleryInfo
+from anomscan.types import Features, PatchMaps
+
+PATCHES, PLACES = "patches", "places"
+"""Roles of its files: the search, and where each patch came from."""
+TOP = 0.02
+"""Share of the patches of an image, the farthest, whose mean distance is its score."""
+_EXACT_UP_TO, _LISTS = 2000, 32
+# A search that misses the nearest finds one almost as near; so many lists cost less than the network.
+_OTHERS = 16
+
+
+class PatchGallery:
+    """Patches of the normals, and the nearest of them (SPADE sec. 3.3; PatchCore eq. 5 and 6).
+
+    Args:
+        gallery: the search among them, by Euclidean distance.
+        images: (K,) for each the position of its image in ``paths``.
+        places: (K, 2) its row and column in ``grid``.
+        paths: of the normals.
+        grid: rows and columns of patches in an image.
+    """
+
+    def __init__(
+        self,
+        gallery: Gallery,
+        images: NDArray[np.int32],
+        places: NDArray[np.int16],
+        paths: list[str],
+        grid: tuple[int, int],
+    ) -> None:
+        self.gallery, self.images, self.places, self.paths, self.grid = gallery, images, places, paths, grid
+
+    @classmethod
+    def build(cls, bank: Bank, seed: int) -> tuple[PatchGallery, GalleryInfo]:
+        """A gallery of what the bank holds, and what it is."""
+        kept = bank.patches()
+        gallery, info = Gallery.build_fast(kept.features, "euclidean", seed, _EXACT_UP_TO, _LISTS)
+        return cls(gallery, kept.images, kept.places, bank.paths, bank.grid), info
+
+    def __len__(self) -> int:
+        return len(self.gallery)
+
+    def maps(self, patches: Features) -> PatchMaps:
+        """Compare n images, (n, rows, columns, C); one after the other, so that none depends on another."""
+        found = [self.gallery.search(image.reshape(-1, image.shape[-1]), 1) for image in patches]
+        shape = patches.shape[:3]
+        return PatchMaps(
+            np.array([distances for distances, _ in found], np.float32).reshape(shape),
+            np.array([nearest for _, nearest in found], np.int64).reshape(shape),
+        )
+
+    def maps_without(self, positions: NDArray[np.int32], patches: Features) -> Features:
+        """Distances of the patches of m normals, (m, rows, columns, C), to those of the others."""
+        found = np.empty(patches.shape[:3], np.float32)
+        for image, own, into in zip(patches, positions, found, strict=True):
+            most = min(_OTHERS, len(self))
+            distances, rows = self.gallery.search(image.reshape(-1, image.shape[-1]), most)
+            others = (self.images[rows] != own) & (rows >= 0)
+            others[:, -1] = True  # its own are nearest by far where all are its own
+            first = others.argmax(axis=1)
+            into[:] = distances[np.arange(len(first)), first].reshape(into.shape)
+        return found
+
+    def origin(self, position: int) -> tuple[str, int, int]:
+        """The normal that a patch came from, and its row and column there."""
+        row, column = self.places[position]
+        return self.paths[self.images[position]], int(row), int(column)
+
+    def held(self) -> Patches:
+        """The patches themselves."""
+        return Patches(self.gallery.vectors(), self.images, self.places)
+
+    def save(self, folder: Path) -> dict[str, Path]:
+        """Write its files into ``folder``; texts in ASCII, so that names of any bytes come back exactly."""
+        files = {PATCHES: folder / "patches.faiss", PLACES: folder / "places.npz"}
+        self.gallery.save(files[PATCHES])
+        texts = np.frombuffer(json.dumps(self.paths).encode("ascii"), np.uint8)
+        grid = np.array(self.grid, np.int64)
+        np.savez(files[PLACES], images=self.images, places=self.places, grid=grid, texts=texts)
+        return files
+
+    @classmethod
+    def load(cls, files: Mapping[str, Path]) -> PatchGallery:
+        """Read it back; nothing in the files is executed. Raises ModelDamaged where they do not fit."""
+        gallery, arrays = Gallery.load(files[PATCHES]), read_arrays(files[PLACES])
+        try:
+            images = np.asarray(arrays["images"], np.int32)
+            places = np.asarray(arrays["places"], np.int16)
+            rows, columns = (int(side) for side in arrays["grid"])
+            paths = json.loads(arrays["texts"].tobytes())
+        except (ValueError, TypeError, KeyError) as error:
+            raise ModelDamaged(f"{files[PLACES].name} does not say where patches are from") from error
+        fits = len(images) == len(gallery) and places.shape == (len(gallery), 2) and isinstance(paths, list)
+        if not fits or (len(images) and not 0 <= images.min() <= images.max() < len(paths)):
+            raise ModelDamaged(f"{files[PLACES].name} does not go with its patches; adapt again")
+        return cls(gallery, images, places, paths, (rows, columns))
+
+
+def patch_scores(distances: Features) -> Features:
+    """The mean of the largest ``TOP`` of the distances of each image, (n, rows, columns) to (n,).
+
+    PatchCore takes the largest alone (eq. 6); a few more are steadier.
+    """
+    flat = distances.reshape(len(distances), -1)
+    count = max(1, round(TOP * flat.shape[1]))
+    largest = np.partition(flat, -count, axis=1)[:, -count:]
+    scores: Features = largest.mean(axis=1)
+    return scores

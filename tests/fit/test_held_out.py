@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anomscan.errors import ModelDamaged
+from anomscan.fit import held_out as module
+from anomscan.fit.embed import Embedded
+from anomscan.fit.held_out import HELD, HeldOut, Kept
+from anomscan.images.decode import decode
+from anomscan.model.folder import read_manifest
+from anomscan.model.manifest import HoldOut
+from anomscan.model.model import Model, read_model
+from anomscan.scoring.base import Scorer, read_arrays
+from anomscan.types import Features, Outputs
+
+
+def made(count: int, seed: int = 0) -> Features:
+    """Patches of whole numbers, (count, 8, 8, 3), like those of the fake network."""
+    return np.random.default_rng(seed).integers(0, 255, (count, 8, 8, 3)).astype(np.float32)
+
+
+def embedded(count: int, dim: int = 192) -> Embedded:
+    features = np.random.default_rng(1).normal(size=(count, dim)).astype(np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    days = ("monday", "tuesday")
+    paths = [f"/n/{days[i % 2]}/{i:02}.png" for i in range(count)]
+    return Embedded("/n", paths, Outputs(features), [], "print")
+
+
+@pytest.fixture
+def patchy(fake_patch_model: Path) -> Model:
+    return read_model(str(fake_patch_model), threads=1)
+
+
+def patches_of(model: Model, paths: list[str]) -> Features:
+    """As the network gives them for one image after the other."""
+    rules = model.manifest.preprocessing
+    outputs = [model.extractor.run(decode(path, rules).pixels[None]) for path in paths]
+    patches = Outputs.joined(outputs).patches
+    assert patches is not None
+    return patches
+
+
+def test_patches_are_kept_in_order_in_16_bits() -> None:
+    kept, patches = Kept(), made(5)
+    assert kept.patches() is None
+    kept.add(patches[:3], ["a", "b", "c"])
+    kept.add(patches[3:], ["d", "e"])
+    found = kept.patches()
+    assert found is not None
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found, patches)
+    patches[:] = 0
+    assert kept.patches().any()  # type: ignore[union-attr]
+
+
+def test_of_embedded_normals_groups_are_counted() -> None:
+    images, patches = embedded(6), made(6).astype(np.float16)
+    held_out = HeldOut.of(images, HoldOut(0.5, "folder"), {}, patches)
+    assert (held_out.info.images, held_out.info.groups, held_out.info.root) == (6, 2, "/n")
+    assert (held_out.info.rule, held_out.info.fingerprint) == (HoldOut(0.5, "folder"), "print")
+    assert held_out.calibration.paths == images.paths
+    np.testing.assert_array_equal(held_out.calibration.features, images.outputs.image)
+    assert held_out.patches is patches
+    assert HeldOut.of(images, HoldOut(0.5), {"/n/monday/00.png": 0, "/n/tuesday/01.png": 0}).info.groups == 5
+
+
+def test_of_a_model_those_are_left_that_were_not_named(patchy: Model, fake_patch_model: Path) -> None:
+    assert patchy.calibration is not None
+    paths, folder = patchy.calibration.paths, str(fake_patch_model)
+    held_out = HeldOut.without(
+        folder, patchy.manifest, patchy.calibration, {paths[0], paths[4], "/elsewhere"}
+    )
+    assert held_out is not None
+    left = [path for path in paths if path not in (paths[0], paths[4])]
+    assert held_out.calibration.paths == left
+    assert (held_out.info.images, held_out.info.groups) == (8, 8)
+    assert patchy.manifest.calibration is not None
+    assert replace(held_out.info, images=10, groups=10) == patchy.manifest.calibration
+    assert held_out.patches is not None
+    np.testing.assert_array_equal(held_out.patches, patches_of(patchy, left))
+
+
+def test_where_none_is_held_out_none_is_left(
+    patchy: Model, fake_patch_model: Path, model: Model, model_folder: Path
+) -> None:
+    assert HeldOut.without(str(model_folder), model.manifest, None, set()) is None
+    assert patchy.calibration is not None
+    gone = set(patchy.calibration.paths)
+    assert HeldOut.without(str(fake_patch_model), patchy.manifest, patchy.calibration, gone) is None
+
+
+def test_of_a_model_of_whole_images_there_are_no_patches(calibrated_folder: Path) -> None:
+    folder, manifest = str(calibrated_folder), read_manifest(str(calibrated_folder))
+    calibration = read_model(folder, threads=1).calibration
+    held_out = HeldOut.without(folder, manifest, calibration, set())
+    assert held_out is not None
+    assert held_out.patches is None
+
+
+class Counting:
+    """Counts the images that a scorer compares at a time."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer, self.counts = scorer, list[int]()
+
+    def compared(self, outputs: Outputs) -> Outputs:
+        self.counts.append(len(outputs))
+        return self.scorer.compared(outputs)
+
+
+def test_images_are_compared_in_blocks_as_in_one_go(patchy: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BLOCK", 4)
+    images, patches = embedded(9), made(9)
+    held_out, counting = (
+        HeldOut.of(images, HoldOut(), {}, patches.astype(np.float16)),
+        Counting(patchy.scorer),
+    )
+    found = held_out.compared(counting)  # type: ignore[arg-type]
+    assert counting.counts == [4, 4, 1]
+    expected = patchy.scorer.compared(Outputs(images.outputs.image, patches))
+    assert found.patches is None
+    assert found.maps is not None
+    assert expected.maps is not None
+    np.testing.assert_array_equal(found.image, expected.image)
+    np.testing.assert_array_equal(found.maps.distances, expected.maps.distances)
+    np.testing.assert_array_equal(found.maps.nearest, expected.maps.nearest)
+
+
+def test_without_patches_the_features_are_all(model: Model) -> None:
+    images = embedded(3)
+    found = HeldOut.of(images, HoldOut(), {}).compared(model.scorer)
+    np.testing.assert_array_equal(found.image, images.outputs.image)
+    assert (found.patches, found.maps) == (None, None)
+
+
+def test_patches_are_written_if_there_are_any(tmp_path: Path) -> None:
+    images, patches = embedded(3), made(3).astype(np.float16)
+    assert HeldOut.of(images, HoldOut(), {}).save(tmp_path) == {}
+    assert list(tmp_path.iterdir()) == []
+    files = HeldOut.of(images, HoldOut(), {}, patches).save(tmp_path)
+    assert list(files) == [HELD]
+    found = read_arrays(files[HELD])["patches"]
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found, patches)
+
+
+def test_the_file_of_a_model_is_verified(fake_patch_model: Path, patchy: Model, tmp_path: Path) -> None:
+    copied = tmp_path / "m"
+    copied.mkdir()
+    for file in fake_patch_model.iterdir():
+        if file.is_file() and not file.name.startswith("held-"):
+            (copied / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(ModelDamaged):
+        HeldOut.without(str(copied), patchy.manifest, patchy.calibration, set())
