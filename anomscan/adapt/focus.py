@@ -124,6 +124,14 @@ def choose(
     if looks == "auto" and apart > limit:
         differ = f"the normals differ as much as things of many kinds ({apart:.2f}, over {limit:.2f})"
         return Sight(FocusInfo("image", differ, measured={"distinctness": round(apart, 3)}))
+    own = backbone.preprocessing
+    try:
+        with torch.no_grad():
+            PatchTrunk(backbone)(torch.zeros(1, 3, own.height, own.width))
+    except UsageError as error:
+        if looks != "auto":
+            raise
+        return Sight(FocusInfo("image", str(error)))
     judges, others = _drawn(sources)
     side = _typical_side(judges, backbone.preprocessing.reading)
     if looks == "auto" and side < SHARP * backbone.preprocessing.height:
@@ -161,7 +169,8 @@ def _drawn(sources: Sequence[Found]) -> tuple[list[Found], list[Found]]:
     spread = np.linspace(0, len(sources) - 1, min(LOOKED_AT, len(sources))).astype(int)
     count = max(1, min(JUDGES, round(JUDGING * len(spread))))
     judges = set(spread[np.linspace(0, len(spread) - 1, count).astype(int)].tolist())
-    return [sources[i] for i in sorted(judges)], [sources[i] for i in spread if i not in judges]
+    others = [sources[i] for i in spread if i not in judges]
+    return [sources[i] for i in sorted(judges)], others or list(sources)
 
 
 def distinctness(features: Features) -> float:

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from anomscan.adapt.backbones import Backbone
 from anomscan.adapt.stages import channels_first, exposing
+from anomscan.errors import UsageError
 from anomscan.types import Features
 
 STRIDES = (8, 16)
@@ -63,7 +64,9 @@ class PatchTrunk(nn.Module):
             return channels_first(stage)
         tokens = stage[:, self.prefix :]
         side = round(tokens.shape[1] ** 0.5)
-        return tokens.transpose(1, 2).reshape(stage.shape[0], -1, side, side)
+        if side**2 != tokens.shape[1]:
+            raise UsageError("the tokens of this backbone lie on no square grid; use --focus image")
+        return tokens.transpose(1, 2).reshape(stage.shape[0], tokens.shape[2], side, side)
 
 
 class WhitenedPatches(nn.Module):

@@ -336,7 +336,6 @@ def test_unreadable_normals_are_passed_over(tmp_path: Path) -> None:
     assert sight.info.looks == "both"
 
 
-@pytest.mark.xfail(strict=True, reason="an assertion fails: no other normal is left to whiten by")
 def test_an_only_normal_is_looked_at_or_refused(tmp_path: Path) -> None:
     try:
         sight = chosen(images(tmp_path / "n", 1), tmp_path, "both", only_own_size=True)
@@ -345,18 +344,7 @@ def test_an_only_normal_is_looked_at_or_refused(tmp_path: Path) -> None:
     assert sight.patches is not None
 
 
-@pytest.mark.parametrize(
-    "network",
-    [
-        pytest.param(
-            Branching,
-            marks=pytest.mark.xfail(strict=True, reason="auto fails, although the head works"),
-        ),
-        pytest.param(
-            Untiled, marks=pytest.mark.xfail(strict=True, reason="tokens of no square grid become garbage")
-        ),
-    ],
-)
+@pytest.mark.parametrize("network", [Branching, Untiled])
 def test_a_network_without_a_grid_of_patches_is_looked_at_as_a_whole(
     network: type[nn.Module], tmp_path: Path
 ) -> None:
