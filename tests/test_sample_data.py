@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from anomscan.adapt.options import FocusChoice
 from anomscan.fit.index import IndexOptions, index
 from anomscan.images.decode import Decoded, decode, decode_all
 from anomscan.images.find import Source
 from anomscan.model.manifest import HoldOut
 from anomscan.model.model import read_model
 from anomscan.network.extractor import Batch
-from anomscan.stats.drift import drift
+from anomscan.screen.run import drift_of
 from anomscan.stats.measures import auroc
 from anomscan.types import Outputs, Preprocessing
 from tests.conftest import REPOSITORY, Run, silent
@@ -115,9 +114,8 @@ def test_a_mask_is_drawn_by_the_script(draw: Any) -> None:
 
 
 def test_twenty_percent_of_brightness_are_a_drift(draw: Any, tmp_path: Path) -> None:
-    """Sixty new flanges, as drawn and with another exposure; whole images, the default hold-out."""
-    whole = IndexOptions(focus=FocusChoice("image"))
-    index(str(SAMPLES / "normal"), str(tmp_path / "m"), whole, silent, HoldOut(0.2))
+    """Sixty new flanges, as drawn and with another exposure; the default focus and hold-out."""
+    index(str(SAMPLES / "normal"), str(tmp_path / "m"), IndexOptions(), silent, HoldOut(0.2))
     model = read_model(str(tmp_path / "m"), threads=2)
     assert model.calibration is not None
     generator = np.random.default_rng(0)
@@ -132,11 +130,7 @@ def test_twenty_percent_of_brightness_are_a_drift(draw: Any, tmp_path: Path) -> 
         images: Iterator[Decoded] = decode_all(map(Source, paths), model.manifest.preprocessing, 2)  # type: ignore[assignment]
         embedded = [batch.outputs for batch in model.extractor.embed(images) if isinstance(batch, Batch)]
         outputs = Outputs.joined(embedded)
-        scores = model.scorer.score(outputs, 2).astype(np.float64)
-        found = [
-            drift(model.calibration, model.gallery.vectors(), outputs.image[batch], scores[batch])
-            for batch in batches
-        ]
+        found = [drift_of(model, model.calibration, outputs.image[batch]) for batch in batches]
         alarms[factor] = sum(drifted.shifted for drifted in found if drifted is not None)
     assert alarms[1.0] <= 1
     assert alarms[0.8] >= 9

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -86,6 +85,10 @@ class _View:
     def mean(self) -> float:
         return float(np.mean(list(self.seen.values()))) if self.seen else 0.0
 
+    def record(self) -> dict[str, float]:
+        """For ``model.json``."""
+        return {**{kind: round(area, 4) for kind, area in self.seen.items()}, "ms": self.milliseconds}
+
 
 def check(choice: FocusChoice) -> None:
     """Raise UsageError where there is no such focus."""
@@ -117,26 +120,13 @@ def choose(
     looks = choice.looks
     if looks == "image":
         return Sight(FocusInfo("image"))
-    if looks == "auto" and len(sources) < FEWEST:
-        few = f"{len(sources)} normals are too few to tell whether patches show more"
-        return Sight(FocusInfo("image", few))
-    apart, limit = distinctness(features), limit_of(max(len(features), 1))
-    if looks == "auto" and apart > limit:
-        differ = f"the normals differ as much as things of many kinds ({apart:.2f}, over {limit:.2f})"
-        return Sight(FocusInfo("image", differ, measured={"distinctness": round(apart, 3)}))
-    own = backbone.preprocessing
-    try:
-        with torch.no_grad():
-            PatchTrunk(backbone)(torch.zeros(1, 3, own.height, own.width))
-    except UsageError as error:
-        if looks != "auto":
-            raise
-        return Sight(FocusInfo("image", str(error)))
     judges, others = _drawn(sources)
     side = _typical_side(judges, backbone.preprocessing.reading)
-    if looks == "auto" and side < SHARP * backbone.preprocessing.height:
-        blurred = f"the images have only {side} px: what is small in them is not to be seen"
-        return Sight(FocusInfo("image", blurred))
+    apart = distinctness(features)
+    against = _against_patches(backbone, len(sources), len(features), apart, side)
+    if looks == "auto" and against is not None:
+        return Sight(FocusInfo("image", against, measured={"distinctness": round(apart, 3)}))
+    _check_grid(backbone)
     factors = [1.0] if only_own_size else _factors(backbone, side)
     defects = _with_defects(judges, backbone.preprocessing, max(factors), side)
     views: list[_View] = []
@@ -145,23 +135,53 @@ def choose(
         if views and choice.budget is not None and view.milliseconds > choice.budget:
             break
         views.append(view)
-    best = views[0]
-    for view in views[1:]:
-        best = view if view.mean > best.mean + WORTH else best
-    measured: dict[str, Any] = {
-        str(view.size): {
-            **{kind: round(area, 4) for kind, area in view.seen.items()},
-            "ms": view.milliseconds,
-        }
-        for view in views
-    }
-    measured["distinctness"] = round(apart, 3)
+    best = _best(views)
+    measured = {**{str(view.size): view.record() for view in views}, "distinctness": round(apart, 3)}
     reason = f"patches at {best.size} px tell small made defects with an AUROC of {100 * best.mean:.0f}"
     if looks == "auto" and best.mean < SEEN:
         return Sight(FocusInfo("image", reason, measured=measured))
     named: Looks = "patch" if looks == "patch" else "both"
     info = FocusInfo(named, reason, best.size, weight_of(best.mean), measured)
     return Sight(info, best.factor, WhitenedPatches(best.trunk, best.whitening))
+
+
+def _against_patches(backbone: Backbone, normals: int, measured: int, apart: float, side: int) -> str | None:
+    """Why only whole images are to be looked at, known without a look at patches; None where nothing says so.
+
+    Args:
+        backbone: the network.
+        normals: how many there are.
+        measured: how many of them ``apart`` is of.
+        apart: their distinctness.
+        side: of the sources, in pixels.
+    """
+    if normals < FEWEST:
+        return f"{normals} normals are too few to tell whether patches show more"
+    limit = limit_of(max(measured, 1))
+    if apart > limit:
+        return f"the normals differ as much as things of many kinds ({apart:.2f}, over {limit:.2f})"
+    if side < SHARP * backbone.preprocessing.height:
+        return f"the images have only {side} px: what is small in them is not to be seen"
+    try:
+        _check_grid(backbone)
+    except UsageError as error:
+        return str(error)
+    return None
+
+
+def _check_grid(backbone: Backbone) -> None:
+    """Raise UsageError where the network gives no grid of patches."""
+    own = backbone.preprocessing
+    with torch.no_grad():
+        PatchTrunk(backbone)(torch.zeros(1, 3, own.height, own.width))
+
+
+def _best(views: Sequence[_View]) -> _View:
+    """The size at which most is seen; a larger one must be worth it."""
+    best = views[0]
+    for view in views[1:]:
+        best = view if view.mean > best.mean + WORTH else best
+    return best
 
 
 def _drawn(sources: Sequence[Found]) -> tuple[list[Found], list[Found]]:
@@ -221,9 +241,11 @@ def _factors(backbone: Backbone, side: int) -> list[float]:
 def _takes_any_size(backbone: Backbone) -> bool:
     """Whether the network has maps and nothing that depends on the size of the input."""
     size = round(FACTORS[1] * backbone.preprocessing.height)
+    images = torch.zeros(1, 3, size, size)
     try:
         with torch.no_grad():
-            stages = PatchTrunk(backbone).body(torch.zeros(1, 3, size, size))
+            backbone.model(images)  # refuses it in silence, which the traced body does not
+            stages = PatchTrunk(backbone).body(images)
     except (RuntimeError, AssertionError):
         return False
     return all(stage.ndim == 4 for stage in stages)

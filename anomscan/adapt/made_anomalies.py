@@ -35,17 +35,27 @@ def cut_and_paste(image: Pixels, generator: np.random.Generator) -> Pixels:
 
 def scar(image: Pixels, generator: np.random.Generator) -> Pixels:
     """A thin line of one colour at any angle (CutPaste-Scar)."""
+    beyond, across = _line(image, generator, (0.1, 0.3), (0.25, 0.75))
+    made = image.copy()
+    made[(beyond < 0) & (across < max(1.0, 0.01 * image.shape[1]))] = generator.integers(0, 256, 3)
+    return made
+
+
+def _line(
+    image: Pixels, generator: np.random.Generator, lengths: tuple[float, float], middles: tuple[float, float]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A straight line drawn at random: how far each pixel is beyond its ends, and how far beside it.
+
+    ``lengths`` are shares of the longer side, ``middles`` of either; the results (H, W), in pixels, the first
+    negative between the ends.
+    """
     height, width, _ = image.shape
     y, x = np.mgrid[:height, :width]
-    angle, length = generator.uniform(0, np.pi), generator.uniform(0.1, 0.3) * max(height, width)
-    middle = generator.uniform(0.25, 0.75, 2) * (height, width)
+    angle, length = generator.uniform(0, np.pi), generator.uniform(*lengths) * max(height, width)
+    middle = generator.uniform(*middles, 2) * (height, width)
     along = (y - middle[0]) * np.sin(angle) + (x - middle[1]) * np.cos(angle)
     across = (y - middle[0]) * np.cos(angle) - (x - middle[1]) * np.sin(angle)
-    made = image.copy()
-    made[(np.abs(along) < length / 2) & (np.abs(across) < max(1.0, 0.01 * width))] = generator.integers(
-        0, 256, 3
-    )
-    return made
+    return np.abs(along) - length / 2, np.abs(across)
 
 
 def local_noise(image: Pixels, generator: np.random.Generator) -> Pixels:
@@ -106,14 +116,9 @@ def spot(image: Pixels, generator: np.random.Generator) -> Pixels:
 
 def hairline(image: Pixels, generator: np.random.Generator) -> Pixels:
     """A thin line of 4 to 12 % of the side, lighter or darker by 12 to 60 of 255."""
-    height, width, _ = image.shape
-    y, x = np.mgrid[:height, :width]
-    angle, length = generator.uniform(0, np.pi), generator.uniform(0.04, 0.12) * max(height, width)
-    middle = generator.uniform(0.2, 0.8, 2) * (height, width)
-    along = (y - middle[0]) * np.sin(angle) + (x - middle[1]) * np.cos(angle)
-    across = (y - middle[0]) * np.cos(angle) - (x - middle[1]) * np.sin(angle)
-    line = np.clip(max(1.0, 0.006 * width) - np.abs(across) + 0.5, 0, 1)
-    return _shaded(image, line * np.clip(length / 2 - np.abs(along), 0, 1), generator)
+    beyond, across = _line(image, generator, (0.04, 0.12), (0.2, 0.8))
+    line = np.clip(max(1.0, 0.006 * image.shape[1]) - across + 0.5, 0, 1)
+    return _shaded(image, line * np.clip(-beyond, 0, 1), generator)
 
 
 def small_patch(image: Pixels, generator: np.random.Generator) -> Pixels:

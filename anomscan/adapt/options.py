@@ -22,12 +22,12 @@ class FocusChoice:
     """What to look at: ``image``, ``patch``, ``both``, ``auto``, or with None what the method looks at.
 
     ``budget`` is how many milliseconds a core may take for an image where the size is chosen; ``most`` how
-    many patches the gallery holds.
+    many patches the gallery holds, with None as many as before, or ``bank.MOST``.
     """
 
     looks: str | None = None
     budget: float | None = None
-    most: int = 10_000
+    most: int | None = None
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def adapt(
     ] = 2.0,
     focus: Focus = None,
     budget: Budget = None,
-    patches: PatchCount = 10_000,
+    patches: PatchCount = None,
     reduce: Reduce = None,
     holdout: Share = None,
     group_by: GroupBy = None,

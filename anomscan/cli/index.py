@@ -48,7 +48,7 @@ def index(
     scorer: ScorerName = None,
     focus: Focus = None,
     budget: Budget = None,
-    patches: PatchCount = 10_000,
+    patches: PatchCount = None,
     reduce: Reduce = None,
     int8: Int8 = False,
     force: Force = False,
@@ -71,7 +71,7 @@ def index(
 
     check_force(int8, force)
     started = any(option is not None for option in (backbone, weights, size))
-    asked = (scorer, holdout, group_by, reduce, range_, focus, budget, region, mask)
+    asked = (scorer, holdout, group_by, reduce, range_, focus, budget, patches, region, mask)
     building = started or int8 or any(option is not None for option in asked)
     if add + remove + building > 1:
         raise UsageError("--add and --remove change a finished index; leave each other and all else out")

@@ -117,7 +117,8 @@ Budget = Annotated[
     typer.Option(min=0, metavar="MS", help="Milliseconds of a core that patches of an image may take."),
 ]
 PatchCount = Annotated[
-    int, typer.Option("--patches", min=100, metavar="K", help="Patches of normals that are kept, at most.")
+    int | None,
+    typer.Option("--patches", min=100, metavar="K", help="Patches of normals kept, at most (default: 10000)"),
 ]
 
 

@@ -10,6 +10,7 @@ from anomscan.fit.look import EVERYTHING, Gathering
 from anomscan.fit.normals import Normals
 from anomscan.model.folder import ModelDraft
 from anomscan.model.manifest import HoldOut
+from anomscan.scoring.bank import MOST
 from anomscan.scoring.reduction import Reduction
 from anomscan.scoring.registry import asked_scorer, make_scorer, scorer_class
 from anomscan.types import Progress
@@ -57,4 +58,4 @@ def adapt(
     with ModelDraft.begin(folder, wait) as draft:
         network = make_network(normals.sources, options, info, draft.scratch, progress)
         scorer = make_scorer(info, network.learnt)
-        return build_from(draft, network, scorer, normals, progress, reduction, options.focus.most)
+        return build_from(draft, network, scorer, normals, progress, reduction, options.focus.most or MOST)

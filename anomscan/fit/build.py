@@ -6,13 +6,11 @@ import importlib.metadata
 import platform
 from dataclasses import dataclass, field
 
-import numpy as np
-
 import anomscan
 from anomscan.fit.embed import embed
-from anomscan.fit.held_out import HeldOut, Kept
+from anomscan.fit.held_out import HeldOut, Kept, spread
 from anomscan.fit.normals import Normals
-from anomscan.images.find import Found, Unreadable
+from anomscan.images.find import Unreadable
 from anomscan.model.folder import ModelDraft
 from anomscan.model.manifest import Change, DataInfo, Manifest
 from anomscan.model.model import write_normals
@@ -26,9 +24,6 @@ from anomscan.scoring.info import PatchInfo
 from anomscan.scoring.reduction import Reduction
 from anomscan.text import now
 from anomscan.types import Outputs, Progress
-
-MOST_WITH_PATCHES = 1000
-"""Held-out normals whose patches are kept, 130 kB each; more are left aside."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +135,7 @@ def build_from(
     if normals.held_out:
         kept = Kept() if bank is not None else None
         take = kept.add if kept is not None else None
-        few = normals.held_out if kept is None else _spread(normals.held_out)
+        few = normals.held_out if kept is None else spread(normals.held_out)
         others = embed("calibrating", normals.root, few, extractor, preprocessing, progress, take)
         unreadable = [*unreadable, *others.unreadable]
         copies = normals.look.by_absolute_path()
@@ -149,12 +144,6 @@ def build_from(
     material = Material(images.outputs, images.paths, held_out, data, bank=bank)
     manifest = build(draft, network, scorer, material, progress, reduction)
     return Fitted(manifest, unreadable, [*normals.look.notes, *notes(draft)])
-
-
-def _spread(held_out: list[Found]) -> list[Found]:
-    """``MOST_WITH_PATCHES`` of them at most."""
-    places = np.linspace(0, len(held_out) - 1, min(MOST_WITH_PATCHES, len(held_out))).astype(int)
-    return [held_out[place] for place in places]
 
 
 def notes(draft: ModelDraft) -> list[str]:

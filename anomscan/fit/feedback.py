@@ -15,7 +15,7 @@ import numpy as np
 from anomscan.errors import InputError, NoImages, UsageError
 from anomscan.fit.build import Fitted, Material, build, notes
 from anomscan.fit.embed import embed
-from anomscan.fit.held_out import HELD, HeldOut, Kept
+from anomscan.fit.held_out import HELD, HeldOut, Kept, spread
 from anomscan.fit.index import of_model
 from anomscan.fit.look import Gathering
 from anomscan.fit.normals import Normals
@@ -24,8 +24,7 @@ from anomscan.model.folder import ModelDraft, read_manifest
 from anomscan.model.manifest import Change, GroupRule, HoldOut
 from anomscan.model.model import Model, read_model
 from anomscan.pipeline import available_cores
-from anomscan.scoring.bank import MOST, Bank
-from anomscan.scoring.focused import Focused
+from anomscan.scoring.bank import Bank
 from anomscan.stats.calibration import CALIBRATION
 from anomscan.text import now, printable
 from anomscan.types import Features, Outputs, Progress
@@ -53,10 +52,8 @@ def calibrate(
         model = read_model(folder, available_cores())
         manifest = model.manifest
         kept = Kept() if manifest.patches else None
-        take = kept.add if kept is not None else None
-        images = embed(
-            "calibrating", root, normals.sources, model.extractor, manifest.preprocessing, progress, take
-        )
+        take, few = (kept.add, spread(normals.sources)) if kept is not None else (None, normals.sources)
+        images = embed("calibrating", root, few, model.extractor, manifest.preprocessing, progress, take)
         features = images.outputs.image
         known = model.gallery.holds(features, model.gallery.search(features, 1)[1][:, 0])
         if known.any():
@@ -137,6 +134,8 @@ def remove(paths: list[str], folder: str, wait: float = 0.0) -> Fitted:
         bank, change = _bank(model), Change(now(), "removed", sorted(gone))
         if bank is not None:
             bank.forget(gone, before=len(bank.paths))
+            if not len(bank.patches()):
+                raise InputError("no patch of the normals would be left; index the others again")
         return _changed(draft, model, vectors, normals, change, "", bank)
 
 
@@ -153,10 +152,10 @@ def _positions_without(model: Model, paths: set[str]) -> list[int]:
 
 def _bank(model: Model) -> Bank | None:
     """The patches of the model's normals, as many as its gallery kept."""
-    if not isinstance(model.scorer, Focused):
+    patches, info = model.patches, model.manifest.patches
+    if patches is None or info is None:
         return None
-    patches, seed = model.scorer.patches, model.manifest.method.seed
-    return Bank.of(patches.held(), patches.paths, patches.grid, max(MOST, len(patches)), seed)
+    return Bank.of(patches.held(), patches.paths, patches.grid, info.most, model.manifest.method.seed)
 
 
 def _changed(

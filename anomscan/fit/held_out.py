@@ -10,6 +10,7 @@ import numpy as np
 
 from anomscan.fit.embed import Embedded
 from anomscan.fit.normals import group_names
+from anomscan.images.find import Found
 from anomscan.model.folder import verified
 from anomscan.model.manifest import CalibrationInfo, HoldOut, Manifest
 from anomscan.scoring.base import Scorer, read_arrays
@@ -18,7 +19,15 @@ from anomscan.types import Features, Outputs
 
 HELD = "held"
 """Role of the file with their patches: scores are made of them again when normals are added or removed."""
+MOST_WITH_PATCHES = 1000
+"""Held-out normals whose patches are kept, 130 kB each; more are left aside."""
 _BLOCK = 16
+
+
+def spread(held_out: list[Found]) -> list[Found]:
+    """``MOST_WITH_PATCHES`` of them at most, evenly spread."""
+    places = np.linspace(0, len(held_out) - 1, min(MOST_WITH_PATCHES, len(held_out))).astype(int)
+    return [held_out[place] for place in places]
 
 
 class Kept:

@@ -16,6 +16,7 @@ from anomscan.model.folder import ModelDraft, linked, read_manifest, verified
 from anomscan.model.manifest import HoldOut, Manifest
 from anomscan.model.model import read_normals
 from anomscan.network.network import EXTRACTOR, WEIGHTS, Network
+from anomscan.scoring.bank import MOST
 from anomscan.scoring.base import SCORER, read_arrays
 from anomscan.scoring.info import Looks, ScorerInfo
 from anomscan.scoring.reduction import Reduction
@@ -78,7 +79,7 @@ def index(
         manifest = draft.base() if options.backbone is None else None
         if manifest is not None:
             network, info = existing(folder, manifest, options.scorer, draft.scratch)
-            network = _focused(network, options.focus.looks)
+            network = _focused(network, options.focus)
             normals, notes = _split(normals, rule or HoldOut(), folder, manifest)
         else:
             normals = normals.split(rule or HoldOut(), seed=0)
@@ -90,7 +91,9 @@ def index(
             progress("reducing the extractor to 8 bits", 0, None, "")
             network = in_int8(network, normals.sources, draft.scratch, info.metric, force=options.force)
         scorer = make_scorer(info, network.learnt)
-        fitted = build_from(draft, network, scorer, normals, progress, reduction, options.focus.most)
+        before = manifest.patches.most if manifest is not None and manifest.patches else MOST
+        most = options.focus.most or before
+        fitted = build_from(draft, network, scorer, normals, progress, reduction, most)
         return replace(fitted, notes=[*fitted.notes, *notes])
 
 
@@ -127,12 +130,15 @@ def existing(folder: str, manifest: Manifest, scorer: str | None, into: Path) ->
     return of_model(folder, manifest, into, arrays), info
 
 
-def _focused(network: Network, looks: str | None) -> Network:
+def _focused(network: Network, choice: FocusChoice) -> Network:
     """The network with another focus, where it gives what that needs.
 
     Raises:
-        UsageError: it gives no patches.
+        UsageError: it gives no patches, or a budget was given, which only a new network can keep.
     """
+    looks = choice.looks
+    if choice.budget is not None:
+        raise UsageError("the model's extractor stays as it is; adapt again for another --budget")
     if looks is None or looks in ("auto", network.focus.looks):
         return network
     if looks not in ("image", "patch", "both"):

@@ -52,7 +52,7 @@ class Bank:
     """
 
     def __init__(self, most: int = MOST, seed: int = 0) -> None:
-        self._most, self._seed = most, seed
+        self.most, self._seed = most, seed
         self._parts: list[Patches] = []
         self._waiting = 0
         self.paths: list[str] = []
@@ -99,8 +99,8 @@ class Bank:
 
     def _reduce(self) -> None:
         patches = _joined(self._parts)
-        if len(patches) > self._most:
-            patches = patches.at(np.sort(coreset(patches.features, self._most, self._seed, _PROJECTION)))
+        if len(patches) > self.most:
+            patches = patches.at(np.sort(coreset(patches.features, self.most, self._seed, _PROJECTION)))
         self._parts, self._waiting = [patches], 0
 
     def patches(self) -> Patches:

@@ -132,7 +132,7 @@ class Scorer(ABC):
 
         It is called in the thread that embedded the images, so that nothing large waits.
         """
-        return outputs
+        return replace(outputs, patches=None)
 
     def aspects(self, outputs: Outputs, k: int) -> dict[str, Features]:
         """The scores that make up the score, by name, each (n,); empty where it is a single one."""

@@ -79,6 +79,7 @@ class Focused(Scorer):
             dark=dark,
             bright=BRIGHT * dark,
             weight=weight,
+            most=bank.most,
         )
         return cls(image, looks, patches, info)
 

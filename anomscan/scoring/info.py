@@ -52,7 +52,7 @@ class PatchInfo:
 
     ``gallery`` is that of patches; ``image`` and ``patch`` the spreads by which the two scores are added
     up, the image's with ``weight``. Distances up to ``dark`` are those of normal patches; from ``bright`` on
-    none is hotter in a picture.
+    none is hotter in a picture. ``most`` is how many patches the gallery may hold.
     """
 
     looks: Literal["patch", "both"]
@@ -62,3 +62,4 @@ class PatchInfo:
     dark: float
     bright: float
     weight: float = 1.0
+    most: int = 10_000

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anomscan.errors import InputError, UsageError
+from anomscan.errors import InputError, UnreadableImage, UsageError
 from anomscan.files.streams import ENCODING
 from anomscan.images.decode import source_named
 from anomscan.images.find import Found, Search, Source, find_images
@@ -30,6 +30,7 @@ from anomscan.stats.measures import (
     count_by_score,
     fpr_at_target_of,
 )
+from anomscan.stats.regions import Mask
 from anomscan.text import printable
 from anomscan.types import PatchMaps, Progress, Reading
 
@@ -193,7 +194,7 @@ def _localised(
     for path, maps in anomalous.items():
         mask = Path(masks, Path(source_named(path).path).stem + ".png")
         if mask.exists():
-            defect = read_mask(str(mask))
+            defect = _mask(mask)
             x, y, width, height = covered(reading, (defect.shape[1], defect.shape[0]))
             seen = defect[y : y + height, x : x + width]
             localisation.add(maps.distances[0], seen, (width, height))
@@ -201,6 +202,13 @@ def _localised(
     if found is None:
         raise InputError(f"{printable(masks)} has no mask for any of the anomalous images")
     return found
+
+
+def _mask(path: Path) -> Mask:
+    try:
+        return read_mask(str(path))
+    except UnreadableImage as error:
+        raise InputError(f"the mask {printable(str(path))} cannot be read: {error}") from error
 
 
 def measure(normal: Iterable[Row], anomalous: Iterable[Row], seed: int) -> Evaluation:

@@ -8,6 +8,8 @@ from itertools import islice
 from time import monotonic
 from types import TracebackType
 
+import numpy as np
+
 import anomscan
 from anomscan.errors import NoImages, UnreadableImage
 from anomscan.images.decode import decode_all
@@ -26,9 +28,9 @@ from anomscan.screen.sample import Sample
 from anomscan.screen.screener import Scored, Screener
 from anomscan.stats.calibration import Calibration
 from anomscan.stats.decision import UNDECIDED, Decision
-from anomscan.stats.drift import FEWEST, LARGEST_SAMPLE, drift
+from anomscan.stats.drift import FEWEST, LARGEST_SAMPLE, Drift, drift
 from anomscan.text import now
-from anomscan.types import Box, Preprocessing, Progress
+from anomscan.types import Box, Features, Outputs, Preprocessing, Progress
 
 MOST_HEATMAPS = 10_000
 """Pictures that are written where no number was asked for."""
@@ -90,10 +92,9 @@ class Outcome:
     def summary(self) -> Summary:
         """The whole in a few numbers; drift is tested here."""
         ranking, decision, calibration = self.ranking, self.job.decision, self.calibration
-        moved = None
-        scores, features = self.sample.others()
-        if calibration is not None and ranking.scored >= FEWEST and len(scores):
-            moved = drift(calibration, self.job.model.gallery.some(LARGEST_SAMPLE), features, scores)
+        moved, features = None, self.sample.others()
+        if calibration is not None and ranking.scored >= FEWEST and len(features):
+            moved = drift_of(self.job.model, calibration, features)
         return Summary(
             anomscan=anomscan.__version__,
             model=self.job.model.manifest.id,
@@ -139,8 +140,7 @@ class Outcome:
         decided = self.job.decision != UNDECIDED
         rows = [row for row in self.ranking.rows(top) if row.path in maps and (row.anomalous or not decided)]
         images = [(row.path, maps[row.path].distances[0]) for row in rows]
-        reading = self.job.model.manifest.preprocessing.reading
-        return write_heatmaps(folder, images, scale, reading, progress)
+        return write_heatmaps(folder, images, scale, self.job.preprocessing.reading, progress)
 
 
 def run(job: ScoreJob, progress: Progress) -> Outcome:
@@ -178,6 +178,18 @@ def _fill(outcome: Outcome, screener: Screener, progress: Progress) -> None:
             outcome.remarks.add(scored)
     if not ranking.total and not job.search.passed_over["young"]:
         raise NoImages(f"no images to score: {job.search.why_nothing()}")
+
+
+def drift_of(model: Model, calibration: Calibration, features: Features) -> Drift | None:
+    """Whether images, (m, D) features, have moved away from the held-out normals; see ``stats.drift``.
+
+    Both are ranked as whole images, as they are compared: patches score higher where all of a batch is
+    darker, and the highest scores are left out.
+    """
+    scorer = model.scorer.whole
+    held_out = calibration.rescored(scorer.score(Outputs(calibration.features), scorer.info.k))
+    scores = scorer.score(Outputs(features), scorer.info.k).astype(np.float64)
+    return drift(held_out, model.gallery.some(LARGEST_SAMPLE), features, scores)
 
 
 def scale_of(model: Model) -> Scale | None:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from anomscan.screen.screener import Scored
 from anomscan.stats.drift import LARGEST_SAMPLE
@@ -55,10 +54,9 @@ class Sample:
         """The maps of the most anomalous images, the most anomalous first, where there are any."""
         return {image.path: image.map for image in self._top if image.map is not None}
 
-    def others(self) -> tuple[NDArray[np.float64], Features]:
-        """Scores, (n,), and features, (n, D), of the others; a path counts once."""
-        images = {image.path: image for image in self._others}.values()
-        return np.array([image.score for image in images]), np.array([image.feature for image in images])
+    def others(self) -> Features:
+        """Features, (n, D), of the others; a path counts once."""
+        return np.array(list({image.path: image.feature for image in self._others}.values()), np.float32)
 
 
 class _Largest:

@@ -298,7 +298,6 @@ def test_a_network_of_one_size_is_looked_at_in_that(tmp_path: Path) -> None:
     assert sizes(chosen(images(tmp_path / "m"), tmp_path, backbone=backbone_of(OneSize))) == [32]
 
 
-@pytest.mark.xfail(strict=True, reason="torch.fx prints a traceback of its own")
 @pytest.mark.usefixtures("seen")
 def test_nothing_is_said_of_other_sizes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     sight = chosen(images(tmp_path / "n"), tmp_path, backbone=backbone_of(OneSize))

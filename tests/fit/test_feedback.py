@@ -442,7 +442,6 @@ def test_a_reduced_gallery_of_patches_takes_changes(
     assert stained[0] not in sources_of_patches(read_model(str(folder), 1))
 
 
-@pytest.mark.xfail(strict=True, reason="the number that was asked for is not recorded")
 def test_it_stays_as_small_as_it_was_asked_to_be(
     normal_folder: Path, stained: list[str], tmp_path: Path
 ) -> None:
