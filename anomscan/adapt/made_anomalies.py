@@ -135,7 +135,7 @@ def small_patch(image: Pixels, generator: np.random.Generator) -> Pixels:
 
 def _shaded(image: Pixels, mask: NDArray[np.float64], generator: np.random.Generator) -> Pixels:
     change = generator.uniform(12, 60) * generator.choice([-1, 1])
-    shaded: Pixels = (image + change * mask[..., None]).clip(0, 255).astype(np.uint8)
+    shaded: Pixels = np.rint(image + change * mask[..., None]).clip(0, 255).astype(np.uint8)
     return shaded
 
 

@@ -66,16 +66,28 @@ class PatchGallery:
         )
 
     def maps_without(self, positions: NDArray[np.int32], patches: Features) -> Features:
-        """Distances of the patches of m normals, (m, rows, columns, C), to those of the others."""
+        """Distances of the patches of m normals, (m, rows, columns, C), to those of the others.
+
+        An only normal is compared with itself: with the ``_OTHERS``-th nearest of its patches.
+        """
         found = np.empty(patches.shape[:3], np.float32)
         for image, own, into in zip(patches, positions, found, strict=True):
-            most = min(_OTHERS, len(self))
-            distances, rows = self.gallery.search(image.reshape(-1, image.shape[-1]), most)
+            flat = image.reshape(-1, image.shape[-1])
+            distances, rows = self.gallery.search(flat, min(_OTHERS, len(self)))
             others = (self.images[rows] != own) & (rows >= 0)
-            others[:, -1] = True  # its own are nearest by far where all are its own
-            first = others.argmax(axis=1)
-            into[:] = distances[np.arange(len(first)), first].reshape(into.shape)
+            nearest = distances[np.arange(len(flat)), others.argmax(axis=1)]
+            hidden = ~others.any(axis=1)  # behind its own
+            if hidden.any():
+                nearest[hidden] = self._to_others(flat[hidden], own)
+            into[:] = nearest.reshape(into.shape)
         return found
+
+    def _to_others(self, patches: Features, own: int) -> Features:
+        """Exact distances of (n, C) patches to the nearest of another image than ``own``."""
+        others = self.gallery.vectors()[self.images != own]
+        if len(others) == 0:
+            return self.gallery.search(patches, min(_OTHERS, len(self)))[0][:, -1]
+        return Gallery.build(others, "euclidean").search(patches, 1)[0][:, 0]
 
     def origin(self, position: int) -> tuple[str, int, int]:
         """The normal that a patch came from, and its row and column there."""
@@ -107,7 +119,10 @@ class PatchGallery:
         except (ValueError, TypeError, KeyError) as error:
             raise ModelDamaged(f"{files[PLACES].name} does not say where patches are from") from error
         fits = len(images) == len(gallery) and places.shape == (len(gallery), 2) and isinstance(paths, list)
-        if not fits or (len(images) and not 0 <= images.min() <= images.max() < len(paths)):
+        if fits and len(images):
+            fits = bool((places >= 0).all() and (places < (rows, columns)).all())
+            fits = fits and 0 <= images.min() <= images.max() < len(paths)
+        if not fits:
             raise ModelDamaged(f"{files[PLACES].name} does not go with its patches; adapt again")
         return cls(gallery, images, places, paths, (rows, columns))
 

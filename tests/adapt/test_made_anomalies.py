@@ -65,9 +65,6 @@ def test_they_are_lighter_or_darker(kind: str) -> None:
     assert max(map(abs, peaks)) <= 61
 
 
-@pytest.mark.xfail(
-    strict=True, reason="what is darker is rounded down, so that much around it is darker by 1"
-)
 @pytest.mark.parametrize("kind", ["spot"])
 def test_what_is_darker_is_as_large_as_what_is_lighter(kind: str) -> None:
     sizes: dict[bool, list[int]] = {True: [], False: []}
