@@ -5,6 +5,8 @@
   alone on one thread, and against the forward pass alone. Once as a process, once without its start.
 * ``start``: a process that scores one image against one that imports the libraries, loads the graph and runs
   it once; ``anomscan --help`` against ``import typer, rich``.
+* ``patches``: ``score`` of 1,000 PNGs by patches and the whole image against the whole image alone, in the
+  same input of 224 px; ``index`` of 300 of them with a model that is there.
 * ``int8``: an 8-bit extractor against the float one.
 * ``gallery``: query time and recall@2 of the index that ``--gallery`` normals get, of features of
   Fashion-MNIST below ``--root`` (see ``class_folders.py``), each moved at random as far as its own nearest
@@ -34,7 +36,7 @@ import numpy as np
 from fashion_mnist import embedded, indexed
 from PIL import Image
 
-from anomscan.adapt.options import BackboneChoice
+from anomscan.adapt.options import BackboneChoice, FocusChoice
 from anomscan.fit.index import IndexOptions, index
 from anomscan.fit.int8 import make_int8
 from anomscan.images.decode import decode
@@ -158,6 +160,31 @@ def start(folder: str) -> None:
     )
 
 
+def patches(scratch: Path) -> None:
+    """Print what looking at patches costs."""
+    images = photographs(scratch / "patches", 1000, (300, 300), "png", 300)
+    normals = photographs(scratch / "normals", 300, (300, 300), "png", 300)
+    folders = {looks: os.fspath(scratch / looks) for looks in ("image", "both")}
+    for looks, folder in folders.items():
+        options = IndexOptions(BackboneChoice(size=224), focus=FocusChoice(looks))
+        index(os.fspath(normals), folder, options, lambda *_: None)
+
+    def scoring(folder: str) -> float:
+        return process("-m", "anomscan", "score", images, "--model", folder, "-o", os.devnull) / 1000
+
+    seconds = medians(
+        image=lambda: scoring(folders["image"]),
+        both=lambda: scoring(folders["both"]),
+        index=lambda: process("-m", "anomscan", "index", normals, "--model", folders["both"]),
+    )
+    print(
+        f"patches at 224 px: {seconds['image'] / seconds['both']:.2f} of the images a second without "
+        f"({1 / seconds['both']:.0f} against {1 / seconds['image']:.0f}); index of 300 with a model "
+        f"{seconds['index']:.1f} s",
+        flush=True,
+    )
+
+
 def int8(model: Model, folder: str, scratch: Path) -> None:
     """Print what 8 bits gain and cost on the sample images."""
     graph, out = verified(folder, model.manifest, EXTRACTOR), scratch / "int8.onnx"
@@ -250,7 +277,7 @@ def memory(scratch: Path, counts: list[int]) -> None:
 
 def main() -> None:
     """Run it."""
-    sections = ("throughput", "start", "int8", "gallery", "memory")
+    sections = ("throughput", "start", "patches", "int8", "gallery", "memory")
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -264,7 +291,8 @@ def main() -> None:
         parser.error(f"sections are {', '.join(sections)}; gallery needs --root")
     with tempfile.TemporaryDirectory() as name:
         scratch, folder = Path(name), os.path.join(name, "model")
-        fitted = index(os.fspath(SAMPLES), folder, IndexOptions(BackboneChoice()), lambda *_: None)
+        options = IndexOptions(BackboneChoice(), focus=FocusChoice("image"))
+        fitted = index(os.fspath(SAMPLES), folder, options, lambda *_: None)
         versions = fitted.manifest.versions
         print(
             f"{available_cores()} cores of {platform.machine()}, "
@@ -277,6 +305,8 @@ def main() -> None:
             throughput(model, folder, scratch)
         if "start" in chosen:
             start(folder)
+        if "patches" in chosen:
+            patches(scratch)
         if "int8" in chosen:
             int8(model, folder, scratch)
         if "gallery" in chosen:

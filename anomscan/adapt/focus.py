@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from anomscan.adapt.backbones import Backbone
 from anomscan.adapt.folders import decoded
-from anomscan.adapt.made_anomalies import PATCH
+from anomscan.adapt.made_anomalies import PATCH, Maker
 from anomscan.adapt.onnx_export import FromPixels, write_onnx
 from anomscan.adapt.options import FocusChoice
 from anomscan.adapt.patches import FACTORS, PatchTrunk, WhitenedPatches, Whitening
@@ -30,12 +30,13 @@ from anomscan.images.decode import Decoded
 from anomscan.images.find import Found, Source, Unreadable
 from anomscan.images.overlay import source_size
 from anomscan.images.part import covered
+from anomscan.images.region import shown
 from anomscan.network.extractor import BATCH, Extractor
 from anomscan.network.network import FocusInfo
 from anomscan.pipeline import available_cores, counted
 from anomscan.scoring.bank import Bank
 from anomscan.scoring.info import Looks
-from anomscan.scoring.patches import PatchGallery, patch_scores
+from anomscan.scoring.patches import PatchGallery, peaks
 from anomscan.types import Features, Pixels, Preprocessing, Progress, Reading
 
 LOOKS = ("auto", "image", "patch", "both")
@@ -57,6 +58,7 @@ SHARP = 0.5
 WORTH = 0.005
 """What a larger input must add to the AUROC."""
 _COMPARED_WITH = 3000
+_TRIES = 20
 _ENOUGH = 0.9
 # A source that is a tenth smaller than the input still shows more than at the next smaller size.
 
@@ -263,11 +265,24 @@ def _with_defects(
     images = [image.pixels for image in decoded(judges, rules) if isinstance(image, Decoded)]
     if not images:
         return {}
-    made = {"": np.stack(images)}
+    made, seen = {"": np.stack(images)}, shown((width, height), own.reading.part)
     for number, (kind, maker) in enumerate(PATCH.items()):
         generator = np.random.default_rng(number)
-        made[kind] = np.stack([maker(image, generator) for image in images for _ in range(DRAWN)])
+        defects = [_defective(maker, image, generator, seen) for image in images for _ in range(DRAWN)]
+        made[kind] = np.stack(defects)
     return made
+
+
+def _defective(
+    maker: Maker, image: Pixels, generator: np.random.Generator, seen: NDArray[np.bool_]
+) -> Pixels:
+    """A defect on an image, (H, W, 3), where most of it is ``seen``, (H, W): a mask may hide some places."""
+    for _ in range(_TRIES):
+        made = maker(image, generator)
+        changed = (made != image).any(axis=-1)
+        if seen[changed].sum() >= changed.sum() / 2:
+            break
+    return np.where(seen[..., None], made, image)
 
 
 def _look(
@@ -301,7 +316,7 @@ def _look(
     scores = {
         kind: np.concatenate(
             [
-                patch_scores(gallery.maps(whiten(outputs.image)).distances)
+                peaks(gallery.maps(whiten(outputs.image)).distances)
                 for outputs in extractor.run_all(_batches(_resized(pixels, rules.height)))
             ]
         )

@@ -19,7 +19,7 @@ from anomscan.network.quantise import quantise
 from anomscan.pipeline import available_cores
 from anomscan.scoring.bank import Bank
 from anomscan.scoring.gallery import Gallery
-from anomscan.scoring.patches import PatchGallery, patch_scores
+from anomscan.scoring.patches import PatchGallery, peaks
 from anomscan.stats.measures import spearman
 from anomscan.types import Features, Metric, Outputs, Preprocessing
 
@@ -109,7 +109,7 @@ def _scores(outputs: Outputs, metric: Metric) -> list[Features]:
         bank = Bank()
         bank.add(outputs.patches[::2], [""] * len(outputs.patches[::2]))
         gallery, _ = PatchGallery.build(bank, seed=0)
-        scores.append(patch_scores(gallery.maps(outputs.patches[1::2]).distances))
+        scores.append(peaks(gallery.maps(outputs.patches[1::2]).distances))
     return scores
 
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from anomscan.errors import UnreadableImage
 from anomscan.images.opening import lies_on_its_side, upright_size
-from anomscan.images.part import mask_in, refusal
-from anomscan.types import Box, Part
+from anomscan.images.part import Mask, covered, mask_in, refusal
+from anomscan.types import Box, Part, Reading
 
 GREY = 128
 """What is behind a mask becomes this, of normals and of incoming images."""
@@ -66,6 +66,18 @@ def squashed(
     if part.mask:
         _cover(cut, (scale * x, scale * y, scale * cut.width, scale * cut.height), part)
     return cut.resize(size, resample, box=(left - x, top - y, right - x, bottom - y))
+
+
+def shown(size: tuple[int, int], part: Part | None) -> Mask:
+    """(H, W), which pixels of an input of ``size``, width and height, are not hidden behind the mask."""
+    if part is None or not part.mask:
+        return np.ones(size[::-1], np.bool_)
+    hidden = _hidden(part)
+    x, y, width, height = covered(Reading(part=part), hidden.size)
+    seen: Mask = (
+        np.asarray(hidden.crop((x, y, x + width, y + height)).resize(size, Image.Resampling.NEAREST)) == 0
+    )
+    return seen
 
 
 @lru_cache(4)

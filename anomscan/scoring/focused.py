@@ -13,7 +13,7 @@ from anomscan.errors import ModelDamaged
 from anomscan.scoring.bank import Bank
 from anomscan.scoring.base import Indexed, Scorer
 from anomscan.scoring.info import Looks, PatchInfo, Spread
-from anomscan.scoring.patches import PatchGallery, patch_scores
+from anomscan.scoring.patches import PatchGallery, averages, peaks
 from anomscan.scoring.reduction import Reduction
 from anomscan.types import Features, Outputs, PatchMaps
 
@@ -29,10 +29,12 @@ _UNKNOWN = Spread(0.0, 1.0)
 
 
 class Focused(Scorer):
-    """The distance of the farthest patches, alone or with what another scorer makes of the whole image.
+    """The distances of the patches, alone or with what another scorer makes of the whole image.
 
-    The two scores are added on a scale on which both spread alike: each as the logarithm, minus the mean of
-    those of the normals, over their standard deviation, measured on normals, each among the *others*.
+    All are brought to a scale on which they spread alike: the logarithm, minus the mean of those of the
+    normals, over their standard deviation, measured on normals, each among the *others*. The patches' score
+    is the larger of that of their peak, which a small defect raises, and of their average, which a large one
+    does; with that of the whole image it is averaged.
 
     Args:
         image: scores whole images; its gallery also tells the nearest normal and copies.
@@ -75,7 +77,8 @@ class Focused(Scorer):
             looks="patch" if looks == "patch" else "both",
             gallery=gallery,
             image=_UNKNOWN,
-            patch=_spread(patch_scores(distances)),
+            peak=_spread(peaks(distances)),
+            average=_spread(averages(distances)),
             dark=dark,
             bright=BRIGHT * dark,
             weight=weight,
@@ -109,21 +112,22 @@ class Focused(Scorer):
         return replace(outputs, patches=None, maps=self.patches.maps(outputs.patches))
 
     def aspects(self, outputs: Outputs, k: int) -> dict[str, Features]:
-        """Both scores, each in its own unit."""
+        """Both scores: the image's in its own unit, the patches' in standard deviations of the normals'."""
         maps = self.compared(outputs).maps
         if maps is None:
             raise ModelDamaged("the extractor gives no patches and the model scores by them; adapt again")
-        return {"image_score": self.image.score(outputs, k), "patch_score": patch_scores(maps.distances)}
+        peak = _standard(peaks(maps.distances), self.patch_info.peak)
+        average = _standard(averages(maps.distances), self.patch_info.average)
+        return {"image_score": self.image.score(outputs, k), "patch_score": np.maximum(peak, average)}
 
     def score(self, outputs: Outputs, k: int) -> Features:
-        """Mean distance of the farthest patches; or the weighted mean of both, in standard deviations."""
+        """That of the patches, or the weighted mean of both, in standard deviations of the normals'."""
         aspects = self.aspects(outputs, k)
         if self.looks == "patch":
             return aspects["patch_score"]
         image = _standard(aspects["image_score"], self.patch_info.image)
-        patch = _standard(aspects["patch_score"], self.patch_info.patch)
         weight = self.patch_info.weight
-        return ((patch + weight * image) / (1 + weight)).astype(np.float32)
+        return ((aspects["patch_score"] + weight * image) / (1 + weight)).astype(np.float32)
 
     def look_normal(self, maps: PatchMaps) -> None:
         """Let pictures of normals be dark, by the maps of some that are none of its own."""

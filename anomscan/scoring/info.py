@@ -50,15 +50,17 @@ class Spread:
 class PatchInfo:
     """How patches are scored: see ``focused``. ``looks`` is at patches or at both.
 
-    ``gallery`` is that of patches; ``image`` and ``patch`` the spreads by which the two scores are added
-    up, the image's with ``weight``. Distances up to ``dark`` are those of normal patches; from ``bright`` on
-    none is hotter in a picture. ``most`` is how many patches the gallery may hold.
+    ``gallery`` is that of patches; ``image``, ``peak`` and ``average`` are the spreads by which what they
+    come to is compared and added up, the image's with ``weight``. Distances up to ``dark`` are those of
+    normal patches; from ``bright`` on none is hotter in a picture. ``most`` is how many patches the gallery
+    may hold.
     """
 
     looks: Literal["patch", "both"]
     gallery: GalleryInfo
     image: Spread
-    patch: Spread
+    peak: Spread
+    average: Spread
     dark: float
     bright: float
     weight: float = 1.0

@@ -18,8 +18,8 @@ from anomscan.types import Features, PatchMaps
 
 PATCHES, PLACES = "patches", "places"
 """Roles of its files: the search, and where each patch came from."""
-TOP = 0.02
-"""Share of the patches of an image, the farthest, whose mean distance is its score."""
+TOP = 0.005
+"""Share of the patches of an image, the farthest, whose mean distance is its peak."""
 _EXACT_UP_TO, _LISTS = 2000, 32
 # A search that misses the nearest finds one almost as near; so many lists cost less than the network.
 _OTHERS = 16
@@ -127,13 +127,19 @@ class PatchGallery:
         return cls(gallery, images, places, paths, (rows, columns))
 
 
-def patch_scores(distances: Features) -> Features:
+def peaks(distances: Features) -> Features:
     """The mean of the largest ``TOP`` of the distances of each image, (n, rows, columns) to (n,).
 
-    PatchCore takes the largest alone (eq. 6); a few more are steadier.
+    A small defect is a peak. PatchCore takes the largest alone (eq. 6); a few more are steadier.
     """
     flat = distances.reshape(len(distances), -1)
     count = max(1, round(TOP * flat.shape[1]))
     largest = np.partition(flat, -count, axis=1)[:, -count:]
-    scores: Features = largest.mean(axis=1)
-    return scores
+    found: Features = largest.mean(axis=1)
+    return found
+
+
+def averages(distances: Features) -> Features:
+    """The mean of all distances of each image, (n, rows, columns) to (n,): a large defect raises it."""
+    found: Features = distances.reshape(len(distances), -1).mean(axis=1)
+    return found

@@ -19,6 +19,7 @@ from anomscan.adapt.options import FocusChoice
 from anomscan.adapt.patches import PatchTrunk, Whitening
 from anomscan.errors import AnomscanError, UsageError
 from anomscan.images.find import Found, Unreadable, find
+from anomscan.images.part import part_of
 from anomscan.network.network import BackboneInfo
 from anomscan.types import Features, Part, Preprocessing, Reading
 from tests.adapt.networks import random_backbone
@@ -352,3 +353,18 @@ def test_a_network_without_a_grid_of_patches_is_looked_at_as_a_whole(
     assert (sight.info.looks, sight.patches) == ("image", None)
     with pytest.raises(UsageError):
         chosen(sources, tmp_path, "both", backbone=backbone, only_own_size=True)
+
+
+def test_defects_are_made_where_the_mask_lets_see(tmp_path: Path) -> None:
+    Image.fromarray(np.full((96, 96, 3), 90, np.uint8)).save(tmp_path / "a.png")
+    white = np.zeros((96, 96), np.bool_)
+    white[20:50, 40:80] = True
+    own = Preprocessing(96, 96, "bicubic", (0.5,) * 3, (0.5,) * 3)
+    own = replace(own, reading=Reading(part=part_of((96, 96), None, white)))
+    made = focus._with_defects([*find([str(tmp_path)])] * 20, own, 1.0, 96)
+    shows = made[""][0, ..., 0] == 90
+    assert 0.8 * white.sum() < shows.sum() < 1.2 * white.sum()
+    for kind in ("spot", "hairline"):
+        changed = (made[kind] != made[""][0]).any(axis=-1)
+        assert changed.any(axis=(1, 2)).all()
+        assert not changed[:, ~shows].any()

@@ -325,7 +325,7 @@ def test_a_defect_that_was_accepted_stands_out_no_longer(
     assert held_out_scores_are_those_of_screening(folder)
     assert before.patches is not None
     assert model.manifest.patches is not None
-    assert model.manifest.patches.patch == before.patches.patch
+    assert model.manifest.patches.peak == before.patches.peak
     assert model.manifest.patches.image == before.patches.image
     assert model.manifest.patches.gallery.vectors == 11 * CELLS**2
     assert model.manifest.focus == before.focus

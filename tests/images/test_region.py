@@ -13,7 +13,7 @@ from anomscan.errors import UnreadableImage
 from anomscan.images.decode import decode, look_at, opened
 from anomscan.images.find import Source, Unreadable
 from anomscan.images.part import mask_text, part_of
-from anomscan.images.region import GREY, squashed
+from anomscan.images.region import GREY, shown, squashed
 from anomscan.types import Box, Part, Preprocessing, Reading
 
 INPUT = (96, 64)
@@ -181,3 +181,15 @@ def test_deep_pixels_and_transparent_ones_are_cut_as_well(tmp_path: Path) -> Non
     for one, other in (("deep", "grey"), ("clear", "colour")):
         found, expected = (decode(str(tmp_path / f"{name}.png"), rules(part)).pixels for name in (one, other))
         np.testing.assert_array_equal(found, expected)
+
+
+def test_what_a_mask_shows_is_what_is_not_grey(tmp_path: Path) -> None:
+    Image.new("RGB", (320, 240), (200, 10, 10)).save(tmp_path / "a.png")
+    white = np.zeros((240, 320), np.bool_)
+    white[60:130, 70:190] = True
+    part = part_of((320, 240), (50, 40, 200, 150), white)
+    pixels = decode(str(tmp_path / "a.png"), rules(part)).pixels
+    differs = shown(INPUT, part) != (pixels[..., 0] > 180)
+    assert differs.mean() < 0.03  # on the edge
+    assert shown(INPUT, None).all()
+    assert shown(INPUT, part_of((320, 240), (50, 40, 200, 150), None)).all()

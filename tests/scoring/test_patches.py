@@ -11,7 +11,7 @@ from anomscan.errors import ModelDamaged
 from anomscan.scoring import patches as module
 from anomscan.scoring.bank import Bank
 from anomscan.scoring.gallery import Gallery
-from anomscan.scoring.patches import PATCHES, PLACES, PatchGallery, patch_scores
+from anomscan.scoring.patches import PATCHES, PLACES, PatchGallery, averages, peaks
 from anomscan.types import Features, Rows
 
 ROWS, COLUMNS = 4, 5
@@ -193,10 +193,14 @@ def test_nonsense_is_damage(tmp_path: Path, role: str, content: bytes) -> None:
         PatchGallery.load(files)
 
 
-@pytest.mark.parametrize(("side", "count"), [(1, 1), (5, 1), (7, 1), (10, 2), (25, 12), (28, 16)])
-def test_the_score_is_the_mean_of_the_farthest_patches(side: int, count: int) -> None:
+@pytest.mark.parametrize(("side", "count"), [(1, 1), (14, 1), (21, 2), (28, 4), (42, 9)])
+def test_a_peak_is_the_mean_of_the_farthest_patches(side: int, count: int) -> None:
     distances = np.random.default_rng(0).random((3, side, side)).astype(np.float32)
     expected = np.sort(distances.reshape(3, -1), axis=1)[:, -count:].mean(axis=1)
-    np.testing.assert_allclose(patch_scores(distances), expected, rtol=1e-6)
-    assert patch_scores(distances).shape == (3,)
-    assert count == max(1, round(0.02 * side**2))
+    np.testing.assert_allclose(peaks(distances), expected, rtol=1e-6)
+    assert peaks(distances).shape == (3,)
+
+
+def test_an_average_is_of_all_patches() -> None:
+    distances = np.random.default_rng(0).random((3, 7, 5)).astype(np.float32)
+    np.testing.assert_allclose(averages(distances), distances.mean(axis=(1, 2)), rtol=1e-6)
