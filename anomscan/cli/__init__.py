@@ -52,5 +52,10 @@ def _verbs() -> list[str]:
     return [*(name for name in _ORDER if name in there), *sorted(there.difference(_ORDER))]
 
 
+if "_ANOMSCAN_COMPLETE" in os.environ:  # a shell asks, see docs/on-the-line.md
+    from typer.completion import completion_init
+
+    completion_init()
+
 for _verb in _verbs():
     app.command()(getattr(import_module(f"anomscan.cli.{_verb}"), _verb))
