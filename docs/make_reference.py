@@ -1,6 +1,7 @@
-"""Write ``reference.md``, every command and option, from the command line itself.
+"""Write ``reference.md`` and the manual page ``anomscan.1`` from the command line itself.
 
-``python docs/make_reference.py`` writes the file beside this one; ``--check`` says whether it is up to date.
+``python docs/make_reference.py`` writes them beside this file, with every command and option; ``--check``
+says whether they are up to date.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-REFERENCE = HERE / "reference.md"
+REFERENCE, MANUAL = HERE / "reference.md", HERE / "anomscan.1"
 
 HEAD = """\
 # Reference
@@ -37,6 +38,55 @@ def reference() -> str:
     sections = [section(f"anomscan {name}", command) for name, command in group.commands.items()]
     general = [prose(group.help), table("option", options(group)), prose(group.epilog)]
     return "\n\n".join([HEAD, "\n".join(links), "## anomscan", *general, *sections]) + "\n"
+
+
+def manual() -> str:
+    """The same as a manual page, in the man macros of roff."""
+    import typer
+
+    from anomscan.cli import app
+
+    group: Any = typer.main.get_command(app)
+    lines = [
+        '.TH ANOMSCAN 1 "" anomscan "User Commands"',
+        ".SH NAME",
+        f"anomscan \\- {roff(prose(group.help)).removesuffix('.')}",
+        ".SH SYNOPSIS",
+        ".B anomscan",
+        r"\fICOMMAND\fR [\fIOPTIONS\fR] ...",
+        ".SH OPTIONS",
+        *entries(options(group)),
+        ".SH COMMANDS",
+    ]
+    for name, command in group.commands.items():
+        given = [parameter for parameter in command.params if parameter.param_type_name == "argument"]
+        usage = " ".join([name, *map(argument, given), "[OPTIONS]"])
+        rows = [(f"`{argument(parameter)}`", meaning(parameter), "") for parameter in given]
+        lines += [
+            f".SS anomscan {roff(usage)}",
+            roff(prose(command.help)),
+            *entries([*rows, *options(command)]),
+        ]
+    return "\n".join([*lines, ".SH EXIT STATUS", roff(prose(group.epilog))]) + "\n"
+
+
+def entries(rows: list[tuple[str, str, str]]) -> list[str]:
+    """Options, each with its meaning indented below it."""
+    return [
+        line
+        for name, meant, otherwise in rows
+        for line in (
+            ".TP",
+            ".B " + roff(name.replace("`", "")),
+            roff(f"{meant} Default: {otherwise}.".replace("`", "") if otherwise else meant),
+        )
+    ]
+
+
+def roff(text: str) -> str:
+    """Text in which nothing is a command of roff."""
+    escaped = text.replace("\\", r"\e").replace("-", r"\-")
+    return "\\&" + escaped if escaped.startswith((".", "'")) else escaped
 
 
 def section(name: str, command: Any) -> str:
@@ -125,18 +175,19 @@ def prose(text: str | None) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the page, or with ``--check`` compare; the exit code."""
+    """Write the pages, or with ``--check`` compare; the exit code."""
     if arguments not in ([], ["--check"]):
         print("usage: python docs/make_reference.py [--check]", file=sys.stderr)
         return 2
-    page = reference()
-    if not arguments:
-        REFERENCE.write_text(page, encoding="utf-8")
-    elif not REFERENCE.exists() or REFERENCE.read_text(encoding="utf-8") != page:
-        print(
-            "docs/reference.md is not what the command line says; run docs/make_reference.py", file=sys.stderr
-        )
-        return 1
+    for path, page in ((REFERENCE, reference()), (MANUAL, manual())):
+        if not arguments:
+            path.write_text(page, encoding="utf-8")
+        elif not path.exists() or path.read_text(encoding="utf-8") != page:
+            print(
+                f"docs/{path.name} is not what the command line says; run docs/make_reference.py",
+                file=sys.stderr,
+            )
+            return 1
     return 0
 
 

@@ -246,12 +246,26 @@ def check_reference(script: Path, **variables: str) -> subprocess.CompletedProce
 
 def test_the_reference_is_what_the_command_line_says(tmp_path: Path) -> None:
     assert runpy.run_path(str(SCRIPT))["reference"]() == (DOCS / "reference.md").read_text(encoding="utf-8")
+    assert runpy.run_path(str(SCRIPT))["manual"]() == (DOCS / "anomscan.1").read_text(encoding="utf-8")
     done = check_reference(SCRIPT, COLUMNS="40")
     assert (done.returncode, done.stderr) == (0, "")
     stale = shutil.copy(SCRIPT, tmp_path)
     (tmp_path / "reference.md").write_text("# Reference\n")
     done = check_reference(Path(stale))
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+
+
+def test_the_manual_page_is_read_as_it_was_meant() -> None:
+    roff = runpy.run_path(str(SCRIPT))["roff"]
+    assert roff("'tis .5 of a\\b -x") == r"\&'tis .5 of a\eb \-x"
+    if shutil.which("groff") is None:
+        pytest.skip("no groff to read it with")
+    done = subprocess.run(
+        ["groff", "-man", "-Tutf8", "-ww", DOCS / "anomscan.1"], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    plain = re.sub(".\x08", "", done.stdout)
+    assert re.search(r"^ +--fail-on-anomaly$", plain, re.MULTILINE)
 
 
 def anchors(page: Path) -> set[str]:

@@ -186,3 +186,19 @@ def test_a_new_verb_is_one_file(tmp_path: Path) -> None:
     verbs = [line.split()[0] for line in shown[shown.index("Commands:") + 1 :] if line.strip()]
     assert verbs.index("info") < verbs.index("greet")
     assert any("Say hello." in line for line in shown)
+
+
+@pytest.mark.parametrize(
+    ("words", "position", "completed"),
+    [("anomscan ev", 1, ["evaluate"]), ("anomscan score --fa", 2, ["--fail-on-anomaly"])],
+)
+def test_a_shell_completes_it(words: str, position: int, completed: list[str]) -> None:
+    asked = {"_ANOMSCAN_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(position)}
+    done = subprocess.run(
+        [Path(sys.executable).parent / "anomscan"],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **asked},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == completed
