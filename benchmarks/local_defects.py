@@ -6,6 +6,11 @@ Each ROOT has ``normal``, ``incoming/good``, ``incoming/bad`` and, for the pixel
 is run as a user would: ``adapt --method stages`` with default settings but the focus, ``evaluate``. With
 ``--normals N`` only N normals are drawn (seed 0); 0 takes all. A line of ``local_defects.csv`` is one run;
 one that is there is not made again, so that an interrupted run continues. ``--table`` prints them.
+
+    python benchmarks/local_defects.py --choices /data/cifar10 /data/fashion-mnist --normals 300 60 30
+
+prints what ``auto`` chooses for each class of ROOT/train; where it is whole images, the rows are those of
+``--focus image``.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
+import itertools
 import os
 import platform
 import tempfile
@@ -24,7 +30,11 @@ import numpy as np
 import onnxruntime
 
 import anomscan
+from anomscan.adapt.backbones import load_backbone
+from anomscan.adapt.focus import choose
+from anomscan.adapt.folders import decoded
 from anomscan.adapt.options import AdaptOptions, FocusChoice
+from anomscan.adapt.stage_readout import features_of
 from anomscan.fit.adapt import adapt
 from anomscan.images.find import find_images
 from anomscan.model.manifest import HoldOut
@@ -114,6 +124,43 @@ def lines() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def measure(root: Path, run: Run) -> None:
+    """Add a line to the results, where it is not there."""
+    key = {name: str(value) for name, value in asdict(run).items()}
+    if any(key.items() <= line.items() for line in lines()):
+        return
+    result, new = measured(root, run), not RESULTS.exists()
+    with open(RESULTS, "a", newline="") as file:
+        names = [field.name for field in (*fields(Run), *fields(Result))]
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow({**asdict(run), **asdict(result)})
+    print(run, result.chosen, result.size, result.auroc, result.pixel_auroc, flush=True)
+
+
+def choices(root: Path, counts: list[int]) -> None:
+    """Print what ``auto`` looks at, and why, for so many normals of each class."""
+    backbone = load_backbone()
+    for folder in sorted((root / "train").iterdir()):
+        for count in counts:
+            with tempfile.TemporaryDirectory() as name:
+                scratch = Path(name)
+                (scratch / "normal").mkdir()
+                sources = find_images(str(few(folder, count, scratch / "normal")))
+                images = decoded(sources, backbone.preprocessing)
+                sight = choose(
+                    backbone,
+                    sources,
+                    FocusChoice("auto"),
+                    features=features_of(backbone.model, backbone, images, scratch),
+                    only_own_size=False,
+                    scratch=scratch,
+                    progress=lambda *_: None,
+                )
+            print(f"{root.name} {folder.name}, {len(sources)} normals: {sight.info.describe()}", flush=True)
+
+
 def table() -> None:
     """Print the results, a line a set and number of normals, as Markdown."""
     found: dict[tuple[str, str, str], dict[str, dict[str, str]]] = {}
@@ -137,25 +184,15 @@ def main() -> None:
     parser.add_argument("--normals", nargs="+", type=int, default=[0])
     parser.add_argument("--method", nargs="+", default=["stages"])
     parser.add_argument("--focus", nargs="+", default=list(FOCI), choices=FOCI)
+    parser.add_argument("--choices", action="store_true")
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
-    names = [field.name for field in (*fields(Run), *fields(Result))]
     for root in given.roots:
-        for normals in given.normals:
-            for method in given.method:
-                for focus in given.focus:
-                    run = Run(root.name, normals, method, focus)
-                    key = {name: str(value) for name, value in asdict(run).items()}
-                    if any(key.items() <= line.items() for line in lines()):
-                        continue
-                    result = measured(root, run)
-                    new = not RESULTS.exists()
-                    with open(RESULTS, "a", newline="") as file:
-                        writer = csv.DictWriter(file, names, lineterminator="\n")
-                        if new:
-                            writer.writeheader()
-                        writer.writerow({**asdict(run), **asdict(result)})
-                    print(run, result.chosen, result.size, result.auroc, result.pixel_auroc, flush=True)
+        if given.choices:
+            choices(root, given.normals)
+            continue
+        for normals, method, focus in itertools.product(given.normals, given.method, given.focus):
+            measure(root, Run(root.name, normals, method, focus))
     if given.table:
         table()
 
