@@ -14,6 +14,7 @@ from anomscan.text import printable
 
 _BITS = 2**63 - 1
 """What a ledger keeps of an inode."""
+_BEGINNING = 1000
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,9 @@ class Output(Protocol):
 
     def end(self) -> Place:
         """Where the next row will begin; raises OutputError."""
+
+    def beginning(self) -> bytes:
+        """What stands at the very beginning, as much as can be seen of it; raises OutputError."""
 
     def append(self, text: bytes) -> None:
         """Put ``text`` behind what is there, safe when this returns; raises OutputError."""
@@ -61,6 +65,16 @@ class AppendedFile:
         except OSError as error:
             raise self._refused(error) from error
         return Place(status.st_ino, status.st_size)
+
+    def beginning(self) -> bytes:
+        """The first bytes, enough for the names of the columns; none of a new file."""
+        try:
+            with open(self._path, "rb") as file:
+                return file.read(_BEGINNING)
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise self._refused(error) from error
 
     def append(self, text: bytes) -> None:
         """Write ``text`` to the disk; of a text that does not fit nothing stays."""
@@ -115,6 +129,10 @@ class AppendedStream:
             return Place(0, os.fstat(self._descriptor).st_size)
         except OSError as error:
             raise OutputError(f"cannot write the rows: {error.strerror}") from error
+
+    def beginning(self) -> bytes:
+        """Nothing can be seen of it."""
+        return b""
 
     def append(self, text: bytes) -> None:
         """Write all of ``text``."""

@@ -25,7 +25,7 @@ from anomscan.text import printable
 _VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS known (path BLOB PRIMARY KEY, inode, size, modified_ns) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS appending (output BLOB, inode, size, text BLOB, anomalous, unreadable);
+CREATE TABLE IF NOT EXISTS appending (output BLOB, inode, size, text BLOB, rows, anomalous, unreadable);
 CREATE TABLE IF NOT EXISTS duty (id INTEGER PRIMARY KEY, path BLOB, identity, score, p_value, called);
 CREATE TABLE IF NOT EXISTS number (name, slot, value, PRIMARY KEY (name, slot)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS note (name PRIMARY KEY, text) WITHOUT ROWID;
@@ -36,11 +36,12 @@ _BITS = 2**63 - 1
 
 @dataclass(frozen=True)
 class Appending:
-    """Rows that are to stand at ``place`` of ``output``; and how many of them are anomalous, or errors."""
+    """Rows that are to stand at ``place`` of ``output``: how many, how many anomalous, how many errors."""
 
     output: str | None
     place: Place
     text: bytes
+    rows: int = 0
     anomalous: int = 0
     unreadable: int = 0
 
@@ -78,7 +79,7 @@ class Ledger:
     @classmethod
     @contextmanager
     def open(cls, path: str, folder: str) -> Iterator[Ledger]:
-        """The ledger in the file ``path``, made if it is not there, of a watch of ``folder``; for one process.
+        """The ledger in the file ``path``, made if it is not there, of a watch of ``folder``; held alone.
 
         Raises:
             StateError: another process has it, it is of another folder or version, or is none.
@@ -140,8 +141,8 @@ class Ledger:
                 output = None if rows.output is None else os.fsencode(rows.output)
                 place = (rows.place.inode & _BITS, rows.place.size)
                 self._run(
-                    "INSERT INTO appending VALUES (?, ?, ?, ?, ?, ?)",
-                    (output, *place, rows.text, rows.anomalous, rows.unreadable),
+                    "INSERT INTO appending VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (output, *place, rows.text, rows.rows, rows.anomalous, rows.unreadable),
                 )
             for duty in batch.duties:
                 self._run(
@@ -179,22 +180,21 @@ class Ledger:
         found = self._run("SELECT * FROM appending").fetchone()
         if found is None:
             return None
-        output, inode, size, text, anomalous, unreadable = found
-        return Appending(
-            None if output is None else os.fsdecode(output), Place(inode, size), text, anomalous, unreadable
-        )
+        output, inode, size, *counted = found
+        return Appending(None if output is None else os.fsdecode(output), Place(inode, size), *counted)
 
     def appended(self) -> None:
         """Those rows are safe."""
         self._run("DELETE FROM appending")
 
-    def duties(self) -> Iterator[list[Duty]]:
-        """All that is to be done, the oldest first, some at a time."""
+    def duties(self, *, uncalled: bool = False) -> Iterator[list[Duty]]:
+        """All that is to be done, the oldest first, some at a time; or where the command was not called."""
         last = 0
         while True:
             found = self._run(
-                "SELECT path, identity, score, p_value, called, id FROM duty WHERE id > ? ORDER BY id LIMIT ?",
-                (last, _CHUNK),
+                "SELECT path, identity, score, p_value, called, id FROM duty WHERE id > ? AND called <= ? "
+                "ORDER BY id LIMIT ?",
+                (last, not uncalled, _CHUNK),
             ).fetchall()
             if not found:
                 return
