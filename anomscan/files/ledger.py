@@ -11,7 +11,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,20 +84,21 @@ class Ledger:
         Raises:
             StateError: another process has it, it is of another folder or version, or is none.
         """
-        try:
-            with locked(Path(path + ".lock"), 0.0):
-                ledger = cls(path, sqlite3.connect(path, isolation_level=None))
-                try:
-                    ledger._begin(folder)
-                    yield ledger
-                finally:
-                    ledger._db.close()
-        except Busy as busy:
-            raise StateError(
-                f"process {busy} is watching with {printable(path)}; name another --state"
-            ) from busy
-        except sqlite3.Error as error:
-            raise StateError(f"cannot use {printable(path)}: {error}") from error
+        where = printable(path)
+        with ExitStack() as held:
+            try:
+                held.enter_context(locked(Path(path + ".lock"), 0.0))
+                db = sqlite3.connect(path, isolation_level=None)
+            except Busy as busy:
+                raise StateError(f"process {busy} is watching with {where}; name another --state") from busy
+            except OSError as error:
+                raise StateError(f"cannot use {where}: {error.strerror}") from error
+            except sqlite3.Error as error:
+                raise StateError(f"cannot use {where}: {error}") from error
+            held.callback(db.close)
+            ledger = cls(path, db)
+            ledger._begin(folder)
+            yield ledger
 
     def _begin(self, folder: str) -> None:
         self._run("PRAGMA journal_mode = WAL")
@@ -105,7 +106,8 @@ class Ledger:
         version = self._run("PRAGMA user_version").fetchone()[0]
         if version not in (0, _VERSION):
             raise StateError(f"{printable(self._path)} was written by another version of anomscan")
-        self._db.executescript(_SCHEMA)
+        for statement in _SCHEMA.split(";\n"):
+            self._run(statement)
         self._run(f"PRAGMA user_version = {_VERSION}")
         mine = json.dumps(os.path.realpath(folder))
         known = self.note("folder")

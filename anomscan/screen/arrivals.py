@@ -54,7 +54,7 @@ class Notified:
 
     def __init__(self, folder: str, stop: Event) -> None:
         self.every = SELDOM
-        self._folder = folder
+        self._folder, self._root = folder, os.path.realpath(folder)
         self._stop = stop
         self._changes = self._begun()
         next(self._changes, None)
@@ -63,7 +63,7 @@ class Notified:
         from watchfiles import watch
 
         return watch(
-            self._folder,
+            self._root,
             watch_filter=None,
             debounce=int(1000 * TICK),
             step=20,
@@ -86,7 +86,9 @@ class Notified:
             self._stop.wait(TICK)
             return None
         paths = [path for change, path in changes if change != Change.deleted]
-        return None if any(map(os.path.isdir, paths)) else paths
+        if any(map(os.path.isdir, paths)):
+            return None
+        return [os.path.join(self._folder, os.path.relpath(path, self._root)) for path in paths]
 
 
 def arrivals(folder: str, poll: float | None, stop: Event) -> tuple[Arrivals, str]:
