@@ -55,7 +55,7 @@ class AppendedFile:
         """Where the next row will begin; the file is made if it is not there."""
         try:
             there = self._path.exists()
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             try:
                 status = os.fstat(descriptor)
             finally:
@@ -79,7 +79,7 @@ class AppendedFile:
     def append(self, text: bytes) -> None:
         """Write ``text`` to the disk; of a text that does not fit nothing stays."""
         try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             try:
                 size = os.fstat(descriptor).st_size
                 try:

@@ -22,7 +22,7 @@ def is_closed(path: str) -> bool | None:
     if not hasattr(fcntl, "F_SETLEASE"):
         return None
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return None
     try:

@@ -148,18 +148,20 @@ class Search:
     def _walk(self, root: str) -> Iterator[Found]:
         """Depth first, without recursion: folders may be nested deeper than Python's stack."""
         storage = storage_of(root)
-        waiting = [iter([(root, True)])]
+        folder, waiting = root, [(root, iter([(root, True)]))]
         while waiting:
-            path, is_folder = next(waiting[-1], (None, False))
-            if path is None:
-                waiting.pop()
-            elif not is_folder:
-                yield from self._settled(path)
-            else:
-                try:
-                    waiting.append(self._listed(storage, root, path))
-                except OSError as error:
-                    yield Unreadable(path, reason_of(error))
+            try:
+                folder, names = waiting[-1]
+                path, is_folder = next(names, (None, False))
+                if path is None:
+                    waiting.pop()
+                elif not is_folder:
+                    yield from self._settled(path)
+                else:
+                    folder = path
+                    waiting.append((path, self._listed(storage, root, path)))
+            except OSError as error:
+                yield Unreadable(folder, reason_of(error))
 
     def _listed(self, storage: Storage, root: str, folder: str) -> Iterator[tuple[str, bool]]:
         """The folders and images in ``folder``, sorted; none where it was entered before. Raises OSError."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from threading import Event
 from typing import TYPE_CHECKING, Protocol
 
@@ -56,8 +57,14 @@ class Notified:
         self.every = SELDOM
         self._folder, self._root = folder, os.path.realpath(folder)
         self._stop = stop
+        self._begin()
+
+    def _begin(self) -> None:
+        """Be told from now on."""
+        status = os.stat(self._root)
+        self._place = (status.st_dev, status.st_ino)
         self._changes = self._begun()
-        next(self._changes, None)
+        next(self._changes)
 
     def _begun(self) -> Iterator[set[FileChange]]:
         from watchfiles import watch
@@ -80,10 +87,15 @@ class Notified:
         from watchfiles import Change
 
         try:
-            changes = next(self._changes, set())
-        except (RuntimeError, OSError):  # a name that is not UTF-8 ends it
-            self._changes = self._begun()
-            self._stop.wait(TICK)
+            status = os.stat(self._root)
+            if self._place != (status.st_dev, status.st_ino):  # made anew, or mounted
+                self._begin()
+                return None
+            changes = next(self._changes)
+        except (RuntimeError, OSError, StopIteration):  # such as a name that is not UTF-8
+            if not self._stop.wait(TICK):
+                with suppress(RuntimeError, OSError, StopIteration):
+                    self._begin()
             return None
         paths = [path for change, path in changes if change != Change.deleted]
         if any(map(os.path.isdir, paths)):

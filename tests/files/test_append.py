@@ -63,7 +63,7 @@ def test_of_what_does_not_fit_nothing_stays(tmp_path: Path, monkeypatch: pytest.
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(OutputError, match="cannot write .*log: No space left on device"):
+        with pytest.raises(OutputError, match=r"cannot write .*log: No space left on device"):
             output.append(b"two\n")
     assert log.read_bytes() == b"one\n"
 

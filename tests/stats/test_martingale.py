@@ -23,7 +23,7 @@ def alarm(reference: Floats, stream: Floats, seed: int, largest: int = 1000, del
 
 @pytest.mark.parametrize("largest", [10, 1000])
 def test_p_values_are_uniform_and_independent(largest: int) -> None:
-    """Also of a full bag, and where scores are often equal; and each is exchangeable only, not independent."""
+    """Also of a full bag, and where scores are often equal and, as those of one day, alike."""
     first, last, both = [], [], 0.0
     for seed in range(3000):
         generator = np.random.default_rng(seed)
