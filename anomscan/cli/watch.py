@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -115,7 +116,12 @@ def watch(
         not_images=[place, *([output] if output else [])],
     )
     with Ledger.open(place, folder) as ledger:
-        watching = Watch(job, ledger, AppendedFile(output) if output else AppendedStream(1), console.message)
+        watching = Watch(
+            job,
+            ledger,
+            AppendedFile(output) if output else AppendedStream(sys.stdout.fileno()),
+            console.message,
+        )
         with ended_by_signals(watching.stop):
             watching.once() if once else watching.run()
     for line in watching.counts.messages(decided=decision != UNDECIDED):

@@ -57,7 +57,8 @@ class WatchJob:
 
     ``settle`` is how many seconds a file must not have changed, ``poll`` how many pass between two looks
     through the folder (None where the system tells of new files), ``drift`` the probability of a false alarm
-    of drift, ever, or 0 for none. ``not_images`` are files, wherever they lie, that are never taken.
+    of drift, ever, or 0 for none. ``not_images`` are files, wherever they lie, that are never taken. Raises
+    InputError where the folder is none.
     """
 
     folder: str
@@ -77,6 +78,10 @@ class WatchJob:
     command: Command | None = None
     drift: float = 0.01
     not_images: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if not os.path.isdir(self.folder):
+            raise InputError(f"{printable(self.folder)} is not a folder")
 
 
 @dataclass
@@ -117,13 +122,10 @@ class Watch:
 
     Raises:
         ModelError, CalibrationTooSmall: the model cannot be used, or not for the decision.
-        InputError: the folder is none.
     """
 
     def __init__(self, job: WatchJob, ledger: Ledger, output: Output, say: Callable[[str], None]) -> None:
         self._job, self._ledger, self._output, self._say = job, ledger, output, say
-        if not os.path.isdir(job.folder):
-            raise InputError(f"{printable(job.folder)} is not a folder")
         self.counts = Counts()
         self._stop = Event()
         self._settling = Settling(job.settle, self._is_news)

@@ -480,7 +480,7 @@ def test_a_model_that_cannot_decide_is_refused_at_first(job: WatchJob) -> None:
     with pytest.raises(CalibrationTooSmall):
         once(replace(job, decision=Decision(fpr=0.001)))
     with pytest.raises(InputError, match="is not a folder"):
-        once(replace(job, folder=job.model + "/model.json", not_images=[]))
+        replace(job, folder=job.model + "/model.json")
 
 
 # Drift
@@ -490,6 +490,7 @@ def test_a_shifted_stream_is_said_once_and_stands_until_there_is_a_new_model(
     job: WatchJob, normal_folder: Path
 ) -> None:
     job = replace(job, decision=Decision(threshold=9.0), move_to=None)
+    (Path(job.folder).parent / "more").mkdir()
     for i in range(60):
         put(job, f"{i}.png", 2000 + i, odd=True)
         put(replace(job, folder=f"{job.folder}/../more"), f"{i}.png", 4000 + i)
