@@ -31,6 +31,8 @@ CREATE TABLE IF NOT EXISTS number (name, slot, value, PRIMARY KEY (name, slot)) 
 CREATE TABLE IF NOT EXISTS note (name PRIMARY KEY, text) WITHOUT ROWID;
 """
 _CHUNK = 256
+_CACHE = 500
+"""KiB of the file that SQLite holds; it is filled soon, and then the memory is what it will always be."""
 _BITS = 2**63 - 1
 
 
@@ -103,6 +105,7 @@ class Ledger:
     def _begin(self, folder: str) -> None:
         self._run("PRAGMA journal_mode = WAL")
         self._run("PRAGMA synchronous = FULL")
+        self._run(f"PRAGMA cache_size = -{_CACHE}")
         version = self._run("PRAGMA user_version").fetchone()[0]
         if version not in (0, _VERSION):
             raise StateError(f"{printable(self._path)} was written by another version of anomscan")

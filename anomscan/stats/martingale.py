@@ -47,7 +47,7 @@ class Ranks:
     """
 
     def __init__(self, scores: Floats, generator: np.random.Generator, largest: int = LARGEST_REFERENCE):
-        self._slots = np.zeros(max(largest, len(scores)))
+        self._slots = np.full(max(largest, len(scores)), np.inf)  # its memory is taken now
         self._slots[: len(scores)] = scores
         self._sorted = self._slots.copy()
         self._sorted[: len(scores)].sort()
