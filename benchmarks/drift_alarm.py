@@ -4,7 +4,7 @@
 
 Scores are drawn from normal distributions; a shift is in standard deviations. The first table counts, of
 1,000 streams of 300 scores that are like their held-out normals, those with an alarm at a level of 0.05. The
-second gives the median of 20 streams at a level of 0.01, and how many of them had no alarm within 3,000 images.
+second gives the median of 20 streams at a level of 0.01, and how many had no alarm within 3,000 images.
 """
 
 from __future__ import annotations

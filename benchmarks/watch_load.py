@@ -133,7 +133,7 @@ def wait_until_all(folder: Path, count: int, process: subprocess.Popen[bytes], s
 
 def kills(folder: Path, files: int, times: int) -> bool:
     """See the top of this file; whether all was well."""
-    options = ("--settle", "0.5", "--fpr", "0.05", "--move-anomalous", "aside")
+    options = ("--settle", "1", "--fpr", "0.05", "--move-anomalous", "aside")
     line = Line(folder / "in", files, seed=1)
     writer = threading.Thread(target=line.run, args=(0.25,))
     chance = random.Random(2)

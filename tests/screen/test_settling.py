@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
+from time import sleep
 
 import pytest
 
@@ -11,11 +11,31 @@ from anomscan.files.storage import Identity
 from anomscan.screen import settling
 from anomscan.screen.settling import Settling, state_of
 
-SETTLE = 0.3
+SETTLE = 2.0
 
 
 def everything(key: str, identity: Identity) -> bool:
     return True
+
+
+class Clock:
+    """Stands still but for ``sleep``."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture(autouse=True)
+def time(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(settling, "monotonic", clock)
+    return clock
 
 
 @pytest.fixture
@@ -32,7 +52,7 @@ def names(settling: Settling, most: int = 100) -> list[str]:
     return [file.key for file in settling.settled(most)]
 
 
-def test_a_closed_file_has_settled_at_once_and_an_open_one_in_time(tmp_path: Path) -> None:
+def test_a_closed_file_has_settled_at_once_and_an_open_one_in_time(tmp_path: Path, time: Clock) -> None:
     waiting = Settling(SETTLE, everything)
     (tmp_path / "closed").write_bytes(b"x")
     with open(tmp_path / "open", "wb") as file:
@@ -51,7 +71,7 @@ def test_a_closed_file_has_settled_at_once_and_an_open_one_in_time(tmp_path: Pat
 
 
 def test_where_nobody_knows_who_writes_it_takes_the_time(
-    tmp_path: Path, closes: Callable[[bool | None], None]
+    tmp_path: Path, time: Clock, closes: Callable[[bool | None], None]
 ) -> None:
     closes(None)
     waiting = Settling(SETTLE, everything)
@@ -66,7 +86,9 @@ def test_where_nobody_knows_who_writes_it_takes_the_time(
     assert not file.early
 
 
-def test_a_file_that_goes_or_changes(tmp_path: Path, closes: Callable[[bool | None], None]) -> None:
+def test_a_file_that_goes_or_changes(
+    tmp_path: Path, time: Clock, closes: Callable[[bool | None], None]
+) -> None:
     closes(False)
     waiting = Settling(SETTLE, everything)
     for name in ("gone", "changed"):
@@ -83,7 +105,7 @@ def test_a_file_that_goes_or_changes(tmp_path: Path, closes: Callable[[bool | No
 
 
 def test_one_that_was_closed_early_may_wait_longer(
-    tmp_path: Path, closes: Callable[[bool | None], None]
+    tmp_path: Path, time: Clock, closes: Callable[[bool | None], None]
 ) -> None:
     closes(True)
     waiting = Settling(SETTLE, everything)
@@ -109,7 +131,7 @@ def test_only_news_waits_and_only_so_many(
         waiting.meet(name, str(tmp_path / name))
         waiting.meet(name, str(tmp_path / name))
         assert waiting.missed == (i == 4)
-        time.sleep(0.02)
+        sleep(0.02)
     assert (len(waiting), names(waiting, 2)) == (3, ["d", "c"])  # as they arrived
     assert names(waiting) == ["b"]
 

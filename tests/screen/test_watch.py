@@ -180,21 +180,21 @@ def test_what_is_never_an_image(job: WatchJob) -> None:
 def test_a_half_written_file_waits_and_one_that_goes_is_no_row(job: WatchJob) -> None:
     whole = put(job, "whole.png")
     content = whole.read_bytes()
-    with running(job) as watching:
+    with running(replace(job, settle=2.0)) as watching:
         wait_for(lambda: paths(job) == ["whole.png"])
         half, closed, gone = (Path(job.folder, f"{name}.png") for name in ("half", "closed", "gone"))
         with open(half, "wb", buffering=0) as file, open(gone, "wb", buffering=0) as other:
             other.write(content[:1000])
             file.write(content[:1000])
             closed.write_bytes(content[:1000])  # closed and half: it cannot be read, and waits
-            time.sleep(SETTLE / 2)
+            time.sleep(0.4)
             gone.unlink()
             with open(closed, "ab") as more:
                 more.write(content[1000:])
             file.write(content[1000:])
         put(job, ".in.png").rename(Path(job.folder) / "in.png")
         wait_for(lambda: len(paths(job)) == 4)
-        time.sleep(2 * SETTLE)
+        time.sleep(0.5)
     assert paths(job) == ["closed.png", "half.png", "in.png", "whole.png"]
     assert not [row for row in rows(job) if row["error"]]
     assert watching.said == [f"watching {job.folder}, told by the system of new files"]
