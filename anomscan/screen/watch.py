@@ -216,9 +216,9 @@ class Watch:
         return os.path.join(self._root, key) not in self._never and not self._ledger.knows(key, identity)
 
     def _report_folder(self, folder: Unreadable) -> None:
-        """A folder that cannot be listed is a row, once."""
+        """A folder that cannot be listed, and has not gone since, is a row, once."""
         key = self._key(os.path.realpath(os.path.dirname(folder.path)), folder.path)
-        if not self._ledger.knows(key, None):
+        if state_of(folder.path) is not None and not self._ledger.knows(key, None):
             self._report([(key, _Judged(Row.of_unreadable(folder), None))])
 
     # Batches
@@ -279,12 +279,16 @@ class Watch:
             ]
         alarm = self._bet([judged.score for _, judged in files if judged.score is not None], batch)
         self._ledger.commit(batch)
-        self._output.append(batch.appending.text)
-        self._ledger.appended()
-        self._count(batch.appending)
-        if alarm:
-            self._say(alarm)
-        self._fulfil()
+        try:
+            self._output.append(batch.appending.text)
+            self._ledger.appended()
+            self._count(batch.appending)
+            if alarm:
+                self._say(alarm)
+            self._fulfil()
+        except BaseException as stop:
+            stop.add_note("the rest of the batch is done at the next start")
+            raise
 
     def _written(self, rows: list[Row], place: Place) -> bytes:
         """The rows as they stand in the output; with the names of the columns where it is a new file."""

@@ -188,6 +188,31 @@ def test_a_signal_ends_it_with_0(start: Start, line: Path, number: signal.Signal
     assert (process.returncode, said) == (0, b"watching in, told by the system of new files\n")
 
 
+def test_a_second_signal_interrupts_the_batch(start: Start, line: Path) -> None:
+    process = start(
+        "--fpr",
+        "0.1",
+        "-o",
+        "log.jsonl",
+        "--format",
+        "jsonl",
+        "--on-anomaly",
+        "sleep 600",
+        "--on-anomaly-timeout",
+        "600",
+    )
+    draw_odd(400).save(line / "in" / "odd.png")
+    wait_for(lambda: len(log(line)) == 1)
+    time.sleep(0.3)
+    process.terminate()
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGTERM
+    assert said.endswith(b"anomscan: interrupted; the rest of the batch is done at the next start\n")
+
+
 def test_two_with_one_state_keep_each_other_out(
     start: Start, run: Run, calibrated_folder: Path, line: Path
 ) -> None:

@@ -21,6 +21,7 @@ from anomscan.errors import CalibrationTooSmall, InputError, OutputError
 from anomscan.files import delivery
 from anomscan.files.append import AppendedFile, AppendedStream
 from anomscan.files.ledger import Ledger
+from anomscan.images.find import Unreadable
 from anomscan.report.rows import COLUMNS
 from anomscan.screen import watch as watch_module
 from anomscan.screen.arrivals import arrivals
@@ -258,6 +259,10 @@ def test_a_folder_that_cannot_be_listed_is_one_row(job: WatchJob, monkeypatch: p
         f"{job.folder}/locked": "Permission denied",
         f"{job.folder}/b.png": None,
     }
+    assert len(rows(job)) == 2
+    (Path(job.folder) / "locked").rename(Path(job.folder).parent / "elsewhere")
+    with session(job) as watching:  # it went between the listing of its parent and its own
+        watching.watch._report_folder(Unreadable(f"{job.folder}/gone", "No such file or directory"))
     assert len(rows(job)) == 2
 
 
