@@ -6,6 +6,7 @@ AnomscanError
 │   ├── UnreadableImage    one file; ``score`` turns it into a row instead of failing
 │   └── NoImages           nothing to look at
 ├── OutputError            the result cannot be written
+├── StateError             what a watch remembers cannot be used
 ├── ModelError
 │   ├── ModelNotFound
 │   ├── ModelTooNew        written by a newer anomscan
@@ -48,6 +49,10 @@ class NoImages(InputError):
 
 class OutputError(AnomscanError):
     """The result cannot be written where it was asked for."""
+
+
+class StateError(AnomscanError):
+    """The file in which a watch remembers what it has done is damaged, or in use, or another's."""
 
 
 class ModelError(AnomscanError):

@@ -153,7 +153,7 @@ def choices(root: Path, counts: list[int]) -> None:
                     backbone,
                     sources,
                     FocusChoice("auto"),
-                    features=features_of(backbone.model, backbone, images, scratch),
+                    features=features_of([backbone.model], backbone, images, scratch),
                     only_own_size=False,
                     scratch=scratch,
                     progress=lambda *_: None,

@@ -27,7 +27,7 @@ from tests.conftest import draw_odd as odd
 DOCS = REPOSITORY / "docs"
 PAGES = [REPOSITORY / "README.md", *sorted(DOCS.glob("*.md"))]
 SCRIPT = DOCS / "make_reference.py"
-LOOP = "while true"
+LOOP = "while sleep"
 """A block with this never ends; ``test_the_loop_moves_anomalous_files_and_survives_a_broken_one`` runs it."""
 INSTALLS = re.compile(
     r"python3 -m venv \.?\w+"
@@ -215,7 +215,7 @@ def test_the_loop_moves_anomalous_files_and_survives_a_broken_one(
         start_new_session=True,
     )
     try:
-        wait_for(lambda: (aside / "odd =1.png").exists() and (tmp_path / "screened").stat().st_mtime > 0)
+        wait_for(lambda: (aside / "odd =1.png").exists())
         odd(411).save(tmp_path / "second.png")
         os.utime(tmp_path / "second.png", (1e9, 1e9))  # it is older than the last round
         shutil.copy2(tmp_path / "second.png", incoming / "copied.png")  # cp -p
@@ -232,6 +232,21 @@ def test_the_loop_moves_anomalous_files_and_survives_a_broken_one(
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     assert [row["anomalous"] for row in rows if row["path"] == "incoming/normal.png"] == [False]
     assert [row["path"] for row in rows if row["error"]] == ["incoming/broken.png"]
+
+
+def test_the_service_starts_what_its_unit_says_and_ends_well(reader: Path, tmp_path: Path) -> None:
+    (unit,) = [block for page in PAGES for block in blocks(page, "text") if "[Service]" in block]
+    (command,) = re.findall(r"^ExecStart=/line/bin/(anomscan .*)$", unit, re.MULTILINE)
+    variables = {**environment(tmp_path), "ANOMSCAN_MODEL": "anomscan-model"}
+    process = subprocess.Popen(["sh", "-c", f"exec {command}"], cwd=reader, env=variables)
+    try:
+        wait_for(lambda: (reader / "anomalous" / "odd.png").exists())
+    finally:
+        process.terminate()
+    assert process.wait(60) == 0
+    rows = [json.loads(line) for line in (reader / "log.jsonl").read_text().splitlines()]
+    assert sorted(row["path"] for row in rows if row["anomalous"]) == ["incoming/odd.png"]
+    assert len(rows) == 5
 
 
 def check_reference(script: Path, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -35,6 +35,13 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+class Format(StrEnum):
+    """How rows are written."""
+
+    csv = "csv"
+    jsonl = "jsonl"
+
+
 ModelFolder = Annotated[
     str,
     typer.Option("--model", envvar="ANOMSCAN_MODEL", metavar="DIR", help="The model folder."),
@@ -81,6 +88,29 @@ Wait = Annotated[
     typer.Option("--wait", min=0, metavar="SECONDS", help="How long another writer may take to finish."),
 ]
 
+FormatOption = Annotated[Format, typer.Option("--format", help="Of the output.")]
+Columns = Annotated[
+    str | None,
+    typer.Option("--columns", metavar="NAMES", help="Further columns: image_score, patch_score, regions."),
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Images worked on at a time (default: the cores)")
+]
+FalsePositives = Annotated[
+    float | None,
+    typer.Option("--fpr", min=0, max=1, metavar="A", help="Call at most this share of normals anomalous."),
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option("--threshold", metavar="S", help="Call images of this score or more anomalous."),
+]
+FailOnAnomaly = Annotated[bool, typer.Option("--fail-on-anomaly", help="Exit with 10 if there is one.")]
+MoveAnomalous = Annotated[
+    str | None, typer.Option("--move-anomalous", metavar="DIR", help="Move anomalous images there.")
+]
+CopyAnomalous = Annotated[
+    str | None, typer.Option("--copy-anomalous", metavar="DIR", help="Copy anomalous images there.")
+]
 Exclude = Annotated[
     list[str] | None,
     typer.Option("--exclude", metavar="GLOB", help="Names in folders to pass over; repeatable."),

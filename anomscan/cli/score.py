@@ -12,23 +12,25 @@ from anomscan.cli.options import (
     DEFAULT_MODEL,
     EXIT_ANOMALOUS,
     EXIT_UNREADABLE,
+    Columns,
+    CopyAnomalous,
     Device,
     Exclude,
+    FailOnAnomaly,
+    FalsePositives,
+    Format,
+    FormatOption,
     MaxPixels,
     ModelFolder,
+    MoveAnomalous,
     Neighbours,
+    Threads,
+    Threshold,
 )
 from anomscan.errors import UsageError
 
 REPORT_ROWS = 200
 """Images in a report where no number was asked for."""
-
-
-class Format(StrEnum):
-    """How rows are written."""
-
-    csv = "csv"
-    jsonl = "jsonl"
 
 
 class Pages(StrEnum):
@@ -45,47 +47,32 @@ def score(
     model: ModelFolder = DEFAULT_MODEL,
     top: Annotated[int | None, typer.Option(min=1, help="Only the N most anomalous (default: all)")] = None,
     output: Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="Write here.")] = None,
-    format_: Annotated[Format, typer.Option("--format", help="Of the output.")] = Format.csv,
+    format_: FormatOption = Format.csv,
     k: Neighbours = None,
     null: Annotated[
         bool, typer.Option("--null", "-0", help="Paths on stdin end with NUL, not newline.")
     ] = False,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Images worked on at a time (default: the cores)")
-    ] = None,
+    threads: Threads = None,
     device: Annotated[Device, typer.Option(help="Where the network runs.")] = Device.auto,
-    fpr: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, metavar="A", help="Call at most this share of normals anomalous."),
-    ] = None,
+    fpr: FalsePositives = None,
     fdr: Annotated[
         float | None,
         typer.Option(
             min=0, max=1, metavar="A", help="At most this share of those called anomalous are normal."
         ),
     ] = None,
-    threshold: Annotated[
-        float | None, typer.Option(metavar="S", help="Call images of this score or more anomalous.")
-    ] = None,
+    threshold: Threshold = None,
     report: Annotated[str | None, typer.Option(metavar="FILE.html", help="Write a page to look at.")] = None,
     heatmaps: Annotated[
         str | None, typer.Option(metavar="DIR", help="Write pictures that show where images are odd.")
     ] = None,
-    columns: Annotated[
-        str | None, typer.Option(metavar="NAMES", help="Further columns: image_score, patch_score, regions.")
-    ] = None,
+    columns: Columns = None,
     summary: Annotated[
         str | None, typer.Option(metavar="FILE.json", help="Write counts, quantiles, drift.")
     ] = None,
-    fail_on_anomaly: Annotated[
-        bool, typer.Option("--fail-on-anomaly", help="Exit with 10 if there is one.")
-    ] = False,
-    move_anomalous: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Move anomalous images there.")
-    ] = None,
-    copy_anomalous: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Copy anomalous images there.")
-    ] = None,
+    fail_on_anomaly: FailOnAnomaly = False,
+    move_anomalous: MoveAnomalous = None,
+    copy_anomalous: CopyAnomalous = None,
     exclude: Exclude = None,
     min_age: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="Leave younger files for the next run.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import filecmp
 import itertools
 import os
 import shutil
@@ -36,7 +37,9 @@ class Delivery:
         return f"{files} {'were' if self.done != 1 else 'was'} {verb} to {printable(self.folder)}"
 
 
-def deliver(files: Iterable[tuple[str, Identity]], folder: str, *, move: bool) -> Delivery:
+def deliver(
+    files: Iterable[tuple[str, Identity]], folder: str, *, move: bool, again: bool = False
+) -> Delivery:
     """Copy or move files into ``folder``; a name that is taken gets a number, nothing is overwritten.
 
     A file appears under its name when all of it is there and on the disk; only then a file that is moved
@@ -48,6 +51,8 @@ def deliver(files: Iterable[tuple[str, Identity]], folder: str, *, move: bool) -
         files: paths, and the state in which each was looked at.
         folder: made if it is not there.
         move: whether they leave their place.
+        again: whether a run that was killed may have delivered some of them: what is there already, under the
+            name of the file and with its time and content, is not put there twice.
 
     Raises:
         OutputError: ``folder`` cannot be written or a file not be read; raised after all others were
@@ -60,7 +65,7 @@ def deliver(files: Iterable[tuple[str, Identity]], folder: str, *, move: bool) -
         for path, identity in files:
             try:
                 place.mkdir(parents=True, exist_ok=True)
-                _deliver_one(path, identity, place, delivery)
+                _deliver_one(path, identity, place, delivery, again=again)
             except FileNotFoundError:
                 delivery.left.append(f"{printable(path)} has gone meanwhile")
             except OSError as error:
@@ -75,14 +80,16 @@ def deliver(files: Iterable[tuple[str, Identity]], folder: str, *, move: bool) -
     return delivery
 
 
-def _deliver_one(path: str, identity: Identity, place: Path, delivery: Delivery) -> None:
+def _deliver_one(path: str, identity: Identity, place: Path, delivery: Delivery, *, again: bool) -> None:
     if _identity(path) != identity:
         delivery.left.append(f"{printable(path)} has changed since it was scored, and stays")
         return
     if _is_inside(path, place):
         delivery.left.append(f"{printable(path)} is in {printable(delivery.folder)} already")
         return
-    linked = delivery.move and not os.path.islink(path) and _linked(path, identity, place)
+    linked = again and _is_there(path, place)
+    if not linked and delivery.move and not os.path.islink(path):
+        linked = _linked(path, identity, place)
     if not linked and not _copied(path, identity, place):
         delivery.left.append(f"{printable(path)} is still being written, and stays")
         return
@@ -90,6 +97,19 @@ def _deliver_one(path: str, identity: Identity, place: Path, delivery: Delivery)
         os.unlink(path)
         sync(Path(path).parent)
     delivery.done += 1
+
+
+def _is_there(path: str, place: Path) -> bool:
+    """Whether ``place`` holds the same file, or a copy of it with its time, under its name or a number."""
+    for target in _names(place, Path(path)):
+        try:
+            if os.path.samefile(path, target):
+                return True
+            if target.stat().st_mtime_ns == os.stat(path).st_mtime_ns and filecmp.cmp(path, target, False):
+                return True
+        except FileNotFoundError:
+            return False
+    raise AssertionError("the numbers do not end")
 
 
 def _linked(path: str, identity: Identity, place: Path) -> bool:

@@ -75,11 +75,14 @@ class Search:
         exclude: globs; a name in a walked folder, or a path below it, that matches one is passed over.
         never: folders that are not walked, such as where anomalous images are put.
         min_age: seconds; files that were written, renamed or moved in since are left for another time.
+        in_order: whether the names of a folder are held and sorted; else they come as the disk lists them,
+            and memory does not grow with their number.
     """
 
     exclude: Sequence[str] = ()
     never: Sequence[str] = ()
     min_age: float = 0.0
+    in_order: bool = True
     passed_over: Counter[str] = field(default_factory=Counter)
     """Names by why they were passed over: hidden, excluded, young."""
     other_files: Counter[str] = field(default_factory=Counter)
@@ -145,18 +148,20 @@ class Search:
     def _walk(self, root: str) -> Iterator[Found]:
         """Depth first, without recursion: folders may be nested deeper than Python's stack."""
         storage = storage_of(root)
-        waiting = [iter([(root, True)])]
+        folder, waiting = root, [(root, iter([(root, True)]))]
         while waiting:
-            path, is_folder = next(waiting[-1], (None, False))
-            if path is None:
-                waiting.pop()
-            elif not is_folder:
-                yield from self._settled(path)
-            else:
-                try:
-                    waiting.append(self._listed(storage, root, path))
-                except OSError as error:
-                    yield Unreadable(path, reason_of(error))
+            try:
+                folder, names = waiting[-1]
+                path, is_folder = next(names, (None, False))
+                if path is None:
+                    waiting.pop()
+                elif not is_folder:
+                    yield from self._settled(path)
+                else:
+                    folder = path
+                    waiting.append((path, self._listed(storage, root, path)))
+            except OSError as error:
+                yield Unreadable(folder, reason_of(error))
 
     def _listed(self, storage: Storage, root: str, folder: str) -> Iterator[tuple[str, bool]]:
         """The folders and images in ``folder``, sorted; none where it was entered before. Raises OSError."""
@@ -164,6 +169,12 @@ class Search:
         if (identity.device, identity.inode) in self._entered:
             return iter(())
         self._entered.add((identity.device, identity.inode))
+        if not self.in_order:
+            return (
+                (os.path.join(folder, name), is_folder)
+                for name, is_folder in storage.list(folder)
+                if self._wanted(name, is_folder, root, folder)
+            )
         folders: set[bytes] = set()
         names: list[bytes] = []  # as bytes, which take half the memory and sort in the order promised
         for name, is_folder in storage.list(folder):
@@ -175,6 +186,19 @@ class Search:
                 folders.add(encoded)
         names.sort()
         return ((os.path.join(folder, os.fsdecode(name)), name in folders) for name in names)
+
+    def comes_to(self, root: str, path: str) -> bool:
+        """Whether a walk of ``root``, none of which has begun, would come to the file ``path`` below it."""
+        folder = root
+        *folders, name = os.path.relpath(path, root).split(os.sep)
+        for part in folders:
+            if not self._wanted(part, True, root, folder):
+                return False
+            folder = os.path.join(folder, part)
+            identity = _identity(folder)
+            if identity is None or (identity.device, identity.inode) in self._entered:
+                return False
+        return self._wanted(name, False, root, folder)
 
     def _wanted(self, name: str, is_folder: bool, root: str, folder: str) -> bool:
         """Whether a name in a walked folder is looked at; counts it where not."""

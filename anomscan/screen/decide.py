@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from anomscan.errors import CalibrationTooSmall
 from anomscan.screen.ranking import Ranking
+from anomscan.screen.screener import Scored
 from anomscan.stats.calibration import Calibration, benjamini_hochberg
 from anomscan.stats.decision import UNDECIDED, Decision
 
@@ -39,3 +43,12 @@ def decide(decision: Decision, ranking: Ranking, calibration: Calibration | None
         p_value = benjamini_hochberg(*ranking.p_values(), decision.fdr or 0.0)
     ranking.mark(p_value=p_value)
     return calibration.limit(p_value)
+
+
+def called(decision: Decision, scored: Scored) -> NDArray[np.bool_] | None:
+    """Which of n images are anomalous, (n,), each for itself: by ``fpr`` or by ``threshold``; else None."""
+    if decision.threshold is not None:
+        return np.asarray(scored.scores.astype(np.float64) >= decision.threshold)
+    if decision.fpr is None or scored.p_values is None:
+        return None
+    return np.asarray(scored.p_values <= decision.fpr)

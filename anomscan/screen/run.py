@@ -173,7 +173,7 @@ def _fill(outcome: Outcome, screener: Screener, progress: Progress) -> None:
         if isinstance(scored, Unreadable):
             ranking.add_unreadable(scored)
         else:
-            ranking.add(scored, _regions(scored, job.model))
+            ranking.add(scored, regions_of(scored, job.model))
             outcome.sample.add(scored)
             outcome.remarks.add(scored)
     if not ranking.total and not job.search.passed_over["young"]:
@@ -198,7 +198,7 @@ def scale_of(model: Model) -> Scale | None:
     return Scale(info.dark, info.bright) if info else None
 
 
-def _regions(scored: Scored, model: Model) -> list[list[Box] | None] | None:
+def regions_of(scored: Scored, model: Model) -> list[list[Box] | None] | None:
     """Where each image is odd, in pixels of its file; None without patches."""
     maps, scale, reading = scored.outputs.maps, scale_of(model), model.manifest.preprocessing.reading
     if maps is None or scale is None:

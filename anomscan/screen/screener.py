@@ -58,8 +58,8 @@ class Screener:
             name = "patches" if model.patches else model.scorer.info.name
             raise UsageError(f"the model's scorer, {name}, has no neighbours; leave --k out")
         self._model = model
-        self._k = k or model.manifest.scorer.k
-        self.calibration = model.calibrated(self._k)
+        self.k = k or model.manifest.scorer.k
+        self.calibration = model.calibrated(self.k)
 
     def batch(self, images: list[Decoded]) -> Scored:
         """The scores of n images, n at least 1; they do not depend on what else is in the batch."""
@@ -92,7 +92,7 @@ class Screener:
 
     def _judge(self, images: list[Decoded], outputs: Outputs) -> Scored:
         model = self._model
-        scores, neighbours = model.scorer.score_and_nearest(outputs, self._k)
+        scores, neighbours = model.scorer.score_and_nearest(outputs, self.k)
         if not np.isfinite(scores).all():
             raise ModelDamaged("the model gives scores that are no numbers; adapt again")
         known = model.gallery.holds(outputs.image, neighbours)
@@ -101,5 +101,5 @@ class Screener:
             known |= self.calibration.holds(outputs.image)
             p_values = np.where(known, 1.0, self.calibration.p_values(scores))
         nearest = [model.normals[row] for row in neighbours]
-        aspects = model.scorer.aspects(outputs, self._k)
+        aspects = model.scorer.aspects(outputs, self.k)
         return Scored(images, scores, p_values, nearest, known, outputs, aspects)

@@ -188,3 +188,21 @@ def test_what_a_dead_mover_left_goes_also_where_links_need_no_copy(tmp_path: Pat
 def test_a_delivery_is_a_sentence() -> None:
     assert str(Delivery("out", move=False, done=2)) == "2 files were copied to out"
     assert str(Delivery("o\nut", move=True, done=1)) == "1 file was moved to o\\nut"
+
+
+@pytest.mark.parametrize("move", [True, False])
+def test_what_a_killed_run_has_delivered_is_not_there_twice(tmp_path: Path, disk: str, move: bool) -> None:
+    """Killed after the file had its name in the folder, and before it left its place; under a number, too."""
+    aside = tmp_path / "aside"
+    other = written(aside / "x.png", "another of that name")
+    files = looked_at(written(tmp_path / "a" / "x.png"), written(tmp_path / "b" / "y.png"))
+    deliver(files, str(aside), move=False)
+    assert sorted(content(aside)) == ["x-1.png", "x.png", "y.png"]
+    done = deliver(files, str(aside), move=move, again=True)
+    assert (done.done, done.left) == (2, [])
+    assert content(aside) == {"x.png": "another of that name", "x-1.png": "content", "y.png": "content"}
+    assert Path(files[0][0]).exists() is not move
+    assert other.exists()
+    fresh = looked_at(written(tmp_path / "c" / "x.png", "third"))
+    assert deliver(fresh, str(aside), move=move, again=True).done == 1
+    assert content(aside)["x-2.png"] == "third"

@@ -210,3 +210,25 @@ def test_a_list_of_lines_may_come_from_windows(tmp_path: Path, monkeypatch: pyte
 def test_a_page_has_a_name_of_its_own() -> None:
     assert Source("a.tif").name == "a.tif"
     assert Source("a.tif", 2).name == "a.tif#2"
+
+
+def test_without_an_order_the_same_is_found(tmp_path: Path) -> None:
+    for name in ("b.png", "a/z.png", "a/.hidden.png", "a/out.png", "aside/x.png", "n.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    searches = [Search(["out*"], [str(tmp_path / "aside")], in_order=order) for order in (True, False)]
+    found = [[source.path for source in search.find([str(tmp_path)])] for search in searches]
+    assert sorted(found[1]) == found[0] == [str(tmp_path / "a" / "z.png"), str(tmp_path / "b.png")]
+    assert searches[0].passed_over == searches[1].passed_over
+
+
+def test_what_a_walk_would_come_to(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    for name in ("a/b.png", "b.png", ".h/b.png", "a/.b.png", "aside/b.png", "b.txt", "no/b.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    search = Search(["no"], [str(root / "aside")])
+    assert search.comes_to(str(root), str(root / "b.png"))
+    assert search.comes_to(str(root), str(root / "a" / "b.png"))
+    for name in (".h/b.png", "a/.b.png", "aside/b.png", "b.txt", "no/b.png", "gone/b.png"):
+        assert not search.comes_to(str(root), str(root / name)), name

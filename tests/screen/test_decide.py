@@ -7,10 +7,10 @@ import pytest
 from anomscan.errors import CalibrationTooSmall
 from anomscan.images.find import Unreadable
 from anomscan.model.model import read_model
-from anomscan.screen.decide import check, decide
+from anomscan.screen.decide import called, check, decide
 from anomscan.screen.ranking import Ranking
 from anomscan.stats.calibration import Calibration
-from anomscan.stats.decision import Decision
+from anomscan.stats.decision import UNDECIDED, Decision
 from tests.fakes import scored
 
 
@@ -44,3 +44,16 @@ def test_a_decision_that_cannot_be_made_is_refused(held_out: Calibration) -> Non
         check(Decision(fpr=0.5), None)
     with pytest.raises(CalibrationTooSmall, match=r"--fdr 0\.05 needs 19 held-out normals"):
         check(Decision(fdr=0.05), held_out)
+
+
+@pytest.mark.parametrize(
+    ("decision", "called_so"),
+    [
+        (UNDECIDED, None),
+        (Decision(threshold=2.0), [False, True, True]),
+        (Decision(fpr=0.1), [False, False, True]),
+    ],
+)
+def test_each_image_for_itself(decision: Decision, called_so: list[bool] | None) -> None:
+    found = called(decision, scored(["a", "b", "c"], [1.0, 2.0, 3.0], [0.5, 0.2, 0.1]))
+    assert (None if found is None else found.tolist()) == called_so
