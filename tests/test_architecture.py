@@ -43,7 +43,7 @@ OWNERS = {
     "faiss": ["scoring/gallery.py"],
     "onnxruntime": ["network/"],
     "msgspec": ["model/manifest.py"],
-    "sqlite3": ["screen/ranking.py"],
+    "sqlite3": ["screen/journal.py", "screen/ranking.py"],
     "typer": ["cli/"],
     "rich": ["cli/console.py"],
     **{library: ["adapt/"] for library in ("torch", "torchvision", "timm", "safetensors", "onnxscript")},

@@ -42,7 +42,9 @@ def deliver(files: Iterable[tuple[str, Identity]], folder: str, *, move: bool) -
     """Copy or move files into ``folder``; a name that is taken gets a number, nothing is overwritten.
 
     What lies there already, of the same name, date and content, is not brought again: a run that was killed
-    in the middle of a file and one after it leave it there once. A file appears under its name when all of it is there and on the disk; only then a file that is moved
+    in the middle of a file and one after it leave it there once.
+
+    A file appears under its name when all of it is there and on the disk; only then a file that is moved
     leaves its old place. One that has changed since it was looked at, or changes meanwhile, stays where it
     is; one that has gone is somebody else's by now. Of a symbolic link the file is delivered that it leads
     to; moving removes the link and leaves that file.
