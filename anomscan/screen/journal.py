@@ -36,9 +36,9 @@ class _Busy(Exception):
 class Journal:
     """A database and what became of the run before: see ``temporary`` and ``beside``.
 
-    A context manager that removes it when the block ends well.
-    ``resumed`` says that there are images of a run before, ``written`` that it had written all its outputs, so
-    that only images may have to be delivered yet; ``remark`` is what a person should know.
+    A context manager that removes it when the block ends well. ``resumed`` says that there are images of a
+    run before, ``written`` that it had written all its outputs, so that only images may have to be delivered
+    yet; ``remark`` is what a person should know.
     """
 
     def __init__(

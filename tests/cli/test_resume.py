@@ -53,9 +53,10 @@ def cut(monkeypatch: pytest.MonkeyPatch, run: Run) -> Callable[..., None]:
             if not left[0]:
                 raise CutOff
 
-        with monkeypatch.context() as patch, pytest.raises(CutOff):
+        with monkeypatch.context() as patch:
             patch.setattr(Journal, "commit", counted)
-            run("score", *arguments, stdin=stdin, ANOMSCAN_MODEL="m")
+            with pytest.raises(CutOff):
+                run("score", *arguments, stdin=stdin, ANOMSCAN_MODEL="m")
 
     return call
 
@@ -165,9 +166,10 @@ def test_a_move_that_was_cut_off_is_gone_on_with_and_no_row_is_lost(
                 raise CutOff
             yield file
 
-    with monkeypatch.context() as patch, pytest.raises(CutOff):
+    with monkeypatch.context() as patch:
         patch.setattr(Ranking, "anomalous_files", two)
-        run("score", "in", *OPTIONS, "--move-anomalous", "aside", ANOMSCAN_MODEL="m")
+        with pytest.raises(CutOff):
+            run("score", "in", *OPTIONS, "--move-anomalous", "aside", ANOMSCAN_MODEL="m")
     assert len(list((many / "aside").iterdir())) == 2
     assert (many / "out.csv").read_bytes() == (many / "whole.csv").read_bytes()
     looked_at.clear()
