@@ -49,7 +49,7 @@ def main() -> NoReturn:
     except SystemExit as ended:
         _leave(ended.code if isinstance(ended.code, int) else 0)
     except AnomscanError as error:
-        message(f"anomscan: {error}")
+        message("; ".join([f"anomscan: {error}", *getattr(error, "__notes__", [])]))
         _leave(error.exit_code)
     except ModuleNotFoundError as error:
         if error.name not in TRAINING_PACKAGES:

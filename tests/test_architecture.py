@@ -43,7 +43,7 @@ OWNERS = {
     "faiss": ["scoring/gallery.py"],
     "onnxruntime": ["network/"],
     "msgspec": ["model/manifest.py"],
-    "sqlite3": ["screen/ranking.py", "files/ledger.py"],
+    "sqlite3": ["screen/journal.py", "screen/ranking.py", "files/ledger.py"],
     "watchfiles": ["screen/arrivals.py"],
     "typer": ["cli/"],
     "rich": ["cli/console.py"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,11 +14,12 @@ from torch import nn
 
 from anomscan.adapt.activations import ActivationCache, cache_activations
 from anomscan.adapt.backbones import Backbone
+from anomscan.adapt.checkpoint import Checkpoint
 from anomscan.adapt.folders import Folder, Material
 from anomscan.adapt.onnx_export import FromPixels, write_onnx
 from anomscan.adapt.presets import Preset
 from anomscan.adapt.stopping import Training
-from anomscan.adapt.trainer import Others, Trainer, resolve_device
+from anomscan.adapt.trainer import Keeping, Others, Trainer, resolve_device
 from anomscan.adapt.views import Augmentation, View
 from anomscan.errors import InputError, UsageError
 from anomscan.network.extractor import Extractor
@@ -29,13 +29,17 @@ from anomscan.types import Arrays, Progress
 
 @dataclass(frozen=True)
 class Resources:
-    """What a run may use: seed, device name, seconds of training, bytes of cache, a scratch folder."""
+    """What a run may use: seed, device name, seconds of training, bytes of cache, a scratch folder.
+
+    ``checkpoint`` is where its state is kept for the same run after it was killed; None keeps none.
+    """
 
     seed: int
     device: str
     time_budget: float | None
     memory: float
     scratch: Path
+    checkpoint: Checkpoint | None = None
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,8 @@ def adapt_backbone(
         return watch.after_step(step)
 
     watch.after_step(0)
-    budget = resources.time_budget
-    done, loss = trainer.run(on_step, None if budget is None else time.monotonic() + budget)
+    keeping = Keeping(resources.checkpoint, watch) if resources.checkpoint else None
+    done, loss = trainer.run(on_step, resources.time_budget, keeping)
     return Adapted(
         (trunk, watch.result(tail.to("cpu"))),
         done,

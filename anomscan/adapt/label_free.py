@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anomscan.adapt.activations import ActivationCache
+from anomscan.adapt.checkpoint import Tensors
 from anomscan.adapt.made_anomalies import KINDS, batched
 from anomscan.adapt.parallel import CoreParallel
 from anomscan.adapt.stopping import Stopping, Training, Watch, evenly
@@ -124,6 +125,15 @@ class Selecting(Watch):
             self.chosen = step
             self._best = {name: value.detach().clone() for name, value in self._tail.state_dict().items()}
         return len(self.curve) - 1 - self._index(self.chosen) < PATIENCE
+
+    def saved(self) -> tuple[Tensors, Any]:
+        """The best weights so far, and the curve."""
+        return self._best, {"chosen": self.chosen, "curve": [asdict(checkpoint) for checkpoint in self.curve]}
+
+    def restore(self, tensors: Tensors, record: Any) -> None:
+        """Have measured what it had measured; the clusters are those of step 0."""
+        self._best, self.chosen = dict(tensors), record["chosen"]
+        self.curve = [Checkpoint(**checkpoint) for checkpoint in record["curve"]]
 
     def result(self, tail: nn.Module) -> nn.Module:
         """The tail, set back to the chosen checkpoint."""

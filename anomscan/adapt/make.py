@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.torch
+import torch
 from torch import nn
 
+import anomscan
 from anomscan.adapt.adaptation import Adapted, Resources, adapt_backbone
 from anomscan.adapt.backbones import Backbone, load_backbone
+from anomscan.adapt.checkpoint import Checkpoint
 from anomscan.adapt.focus import MOST_ALIKE, Sight, choose
 from anomscan.adapt.focus import check as check_focus
 from anomscan.adapt.folders import (
@@ -31,8 +36,9 @@ from anomscan.adapt.patches import WithPatches
 from anomscan.adapt.presets import Preset, find_preset
 from anomscan.adapt.stage_readout import features_of
 from anomscan.errors import InputError, UsageError
+from anomscan.files.storage import storage_of
 from anomscan.images.decode import Decoded
-from anomscan.images.find import Found, Unreadable
+from anomscan.images.find import Found, Source, Unreadable
 from anomscan.network.extractor import IMAGE, PATCHES, Extractor
 from anomscan.network.network import EXTRACTOR, WEIGHTS, MethodInfo, Network
 from anomscan.pipeline import available_cores, counted
@@ -180,8 +186,49 @@ def _adapted(
         for option, found in others.items()
     }
     material = Material(normals, folder(held_out, "held-out normal") if held_out else None, further)
-    resources = Resources(options.seed, options.device, options.time_budget, options.memory, scratch)
+    checkpoint = None
+    if options.going_on is not None:
+        images = {
+            "normal images": [*trained, *held_out],
+            **{f"--{option}": o for option, o in others.items()},
+        }
+        settings = _settings(backbone, preset, options, images)
+        checkpoint = Checkpoint(options.going_on.file, settings, options.going_on.say)
+    resources = Resources(
+        options.seed, options.device, options.time_budget, options.memory, scratch, checkpoint
+    )
     return adapt_backbone(backbone, preset, material, resources, progress)
+
+
+def _settings(
+    backbone: Backbone, preset: Preset, options: AdaptOptions, images: Mapping[str, Sequence[Found]]
+) -> dict[str, object]:
+    """What the training depends on, by how a person calls it; of images their names, sizes and dates."""
+    return {
+        "version of anomscan or torch": [anomscan.__version__, torch.__version__],
+        "--method": options.method,
+        "--steps or method": [repr(preset.optimisation), preset.describe(), preset.views],
+        "--backbone, --weights or --size": asdict(backbone.info),
+        "reading of the images": repr(backbone.preprocessing),
+        "--seed": options.seed,
+        "--device": options.device,
+        "number of cores": available_cores(),
+        **{what: _fingerprint(sources) for what, sources in images.items()},
+    }
+
+
+def _fingerprint(sources: Sequence[Found]) -> str:
+    digest = hashlib.sha256()
+    for source in sources:
+        state: object = source
+        if isinstance(source, Source):
+            try:
+                identity = storage_of(source.path).identity(source.path)
+                state = (source, identity.size, identity.modified_ns)
+            except (OSError, ValueError):
+                state = (source, None)
+        digest.update(os.fsencode(repr(state)))
+    return digest.hexdigest()
 
 
 def _selection(chosen: dict[str, Any] | None, read: dict[str, Any] | None) -> dict[str, Any] | None:

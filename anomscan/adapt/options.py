@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from anomscan import DEFAULT_BACKBONE
 from anomscan.types import Reading
@@ -31,13 +33,21 @@ class FocusChoice:
 
 
 @dataclass(frozen=True)
+class GoingOn:
+    """Where the state of the training is kept for a run that goes on with it, and who is told so."""
+
+    file: Path
+    say: Callable[[str], None]
+
+
+@dataclass(frozen=True)
 class AdaptOptions:
     """How to adapt.
 
     ``outliers`` and ``reference`` are folders that some methods need. ``scorer`` and ``steps`` None take
     the method's; ``time_budget`` is in seconds of training; ``memory`` is what the cached activations
     may take, in bytes, before they go to a memory-mapped file; ``reading`` is how the images are read;
-    ``focus`` what to look at.
+    ``focus`` what to look at. ``going_on`` None keeps no checkpoint.
     """
 
     method: str = "auto"
@@ -52,6 +62,7 @@ class AdaptOptions:
     memory: float = 2e9
     reading: Reading = field(default_factory=Reading)
     focus: FocusChoice = field(default_factory=FocusChoice)
+    going_on: GoingOn | None = None
 
     @property
     def further(self) -> dict[str, str | None]:

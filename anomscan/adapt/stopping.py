@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anomscan.adapt.activations import ActivationCache
+from anomscan.adapt.checkpoint import Tensors
 from anomscan.adapt.parts import Part
 from anomscan.adapt.views import View
 from anomscan.types import Arrays
@@ -48,6 +49,13 @@ class Watch:
     def state(self) -> Arrays:
         """What it leaves to the scorer: the arrays that the rule's ``learns`` names."""
         return {}
+
+    def saved(self) -> tuple[Tensors, Any]:
+        """What ``restore`` needs to go on in another run: tensors, and the rest as JSON has it."""
+        return {}, None
+
+    def restore(self, tensors: Tensors, record: Any) -> None:
+        """Be what it was when it was ``saved``; it has seen step 0 of the same training already."""
 
     def record(self) -> dict[str, Any] | None:
         """What it chose, with the ``reason`` in one line; None where there was no choice."""
@@ -108,6 +116,17 @@ class _Keeping(Watch):
         if step in self._due:
             self._kept.append(copy.deepcopy(self._tail).to("cpu"))
         return True
+
+    def saved(self) -> tuple[Tensors, Any]:
+        kept = {f"{i}.{name}": t for i, one in enumerate(self._kept) for name, t in one.state_dict().items()}
+        return kept, len(self._kept)
+
+    def restore(self, tensors: Tensors, record: Any) -> None:
+        self._kept = []
+        for i in range(record):
+            one = copy.deepcopy(self._tail).to("cpu")
+            one.load_state_dict({name: tensors[f"{i}.{name}"] for name in one.state_dict()})
+            self._kept.append(one)
 
     def result(self, tail: nn.Module) -> nn.Module:
         return SideBySide(self._kept)

@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from anomscan.adapt.activations import ActivationCache
+from anomscan.adapt.checkpoint import Checkpoint, State, Tensors
 from anomscan.adapt.objectives import Objective
 from anomscan.adapt.parallel import CoreParallel
 from anomscan.adapt.regularizers import Penalty, trained
+from anomscan.adapt.stopping import Watch
 from anomscan.errors import TrainingDiverged, UsageError
 
 Indices = NDArray[np.int64]
+_WATCH = "watch."
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,30 @@ class Others:
 
 
 @dataclass(frozen=True)
+class Keeping:
+    """Keeps a run, and the stopping rule that watches it, in a checkpoint."""
+
+    checkpoint: Checkpoint
+    watch: Watch
+
+    def load(self) -> State | None:
+        """The state of a run before, if there is one to go on with; its watch is what it was."""
+        state = self.checkpoint.load()
+        if state is not None:
+            own = {
+                name.removeprefix(_WATCH): t for name, t in state.tensors.items() if name.startswith(_WATCH)
+            }
+            self.watch.restore(own, state.watch)
+        return state
+
+    def save(self, step: int, loss: float, seconds: float, tensors: Tensors) -> None:
+        """Keep the state after a step."""
+        own, record = self.watch.saved()
+        watched = {_WATCH + name: tensor for name, tensor in own.items()}
+        self.checkpoint.save(State(step, loss, seconds, {**tensors, **watched}, record))
+
+
+@dataclass(frozen=True)
 class Trainer:
     """Minimises an objective and a penalty over the parameters of ``tail`` that require gradients.
 
@@ -79,12 +106,22 @@ class Trainer:
     others: Others | None = None
     penalty: Penalty | None = None
 
-    def run(self, on_step: Callable[[int, float], bool], deadline: float | None = None) -> tuple[int, float]:
+    def run(
+        self,
+        on_step: Callable[[int, float], bool],
+        budget: float | None = None,
+        keeping: Keeping | None = None,
+    ) -> tuple[int, float]:
         """Train.
+
+        The steps that a run before has done are not done again; their random draws are, so that all others
+        are the same.
 
         Args:
             on_step: called after every step with its number, from 1, and its loss; False ends the training.
-            deadline: ``time.monotonic()`` after which no further step begins; None for no limit.
+            budget: seconds of training, those of a run before included, after which no further step begins;
+                None for no limit.
+            keeping: where the state is kept, and taken from.
 
         Returns:
             Steps done and the last loss.
@@ -93,25 +130,56 @@ class Trainer:
             TrainingDiverged: the loss is not finite.
         """
         generator = np.random.default_rng(self.seed)
-        done, last = 0, math.nan
+        done, last, began = 0, math.nan, time.monotonic()
         with CoreParallel(self.tail, self.device) as network:
             self._prepare(network)
             learning = [*trained(self.tail), *self.objective.parameters()]
             optimizer = self._optimizer(learning)
-            for images, others in self._batches(generator):
-                if deadline is not None and time.monotonic() > deadline:
+            before = keeping.load() if keeping else None
+            if before is not None:
+                self._restore(before.tensors, optimizer)
+                done, last, began = before.step, before.loss, began - before.seconds
+            for step, (images, others) in enumerate(self._batches(generator), start=1):
+                pairs = _draw(self.normals.views, images, self.objective.views, generator)
+                if before is not None and step <= before.step:
+                    continue
+                if budget is not None and time.monotonic() > began + budget:
                     break
-                activations = _read(self.normals, images, self.objective.views, generator)
-                last = self._gradients(network, activations, others)
+                last = self._gradients(network, self.normals.read(*pairs), others)
                 if not math.isfinite(last):
-                    raise TrainingDiverged(f"the loss is {last} at step {done + 1}; the model is as it was")
+                    if keeping:
+                        keeping.checkpoint.drop()
+                    raise TrainingDiverged(f"the loss is {last} at step {step}; the model is as it was")
                 if self.optimisation.clip is not None:
                     nn.utils.clip_grad_norm_(learning, self.optimisation.clip)
                 optimizer.step()
-                done += 1
+                done = step
                 if not on_step(done, last):
                     break
+                if keeping and keeping.checkpoint.is_due:
+                    keeping.save(done, last, time.monotonic() - began, self._state(optimizer))
         return done, last
+
+    def _state(self, optimizer: torch.optim.Optimizer) -> Tensors:
+        """All that training has changed: weights, the objective's own, momentum, torch's generator."""
+        (learning,) = (group["params"] for group in optimizer.param_groups)
+        momentum = [optimizer.state[parameter].get("momentum_buffer") for parameter in learning]
+        return {
+            **{f"parameter.{i}": parameter for i, parameter in enumerate(learning)},
+            **{f"momentum.{i}": value for i, value in enumerate(momentum) if value is not None},
+            "generator": torch.get_rng_state(),
+        }
+
+    def _restore(self, state: Tensors, optimizer: torch.optim.Optimizer) -> None:
+        (learning,) = (group["params"] for group in optimizer.param_groups)
+        with torch.no_grad():
+            for i, parameter in enumerate(learning):
+                parameter.copy_(state[f"parameter.{i}"])
+                if (momentum := state.get(f"momentum.{i}")) is not None:
+                    optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(
+                        momentum
+                    )
+        torch.set_rng_state(state["generator"])
 
     def _prepare(self, network: CoreParallel) -> None:
         pretrained = torch.cat([network.features(batch) for batch in self.normals.images(64)])
@@ -167,8 +235,9 @@ def _epochs(images: int, batch: int, steps: int, generator: np.random.Generator)
         order = order[size:]
 
 
-def _read(cache: ActivationCache, images: Indices, views: int, generator: np.random.Generator) -> Tensor:
+def _draw(there: int, images: Indices, views: int, generator: np.random.Generator) -> tuple[Indices, Indices]:
+    """Of which view and which image to read the activations: ``views`` of ``there`` for each image."""
     if views == 1:
-        return cache.read(np.zeros_like(images), images)
-    augmented = np.stack([1 + generator.permutation(cache.views - 1)[:views] for _ in images], axis=1)
-    return cache.read(augmented.reshape(-1), np.tile(images, views))
+        return np.zeros_like(images), images
+    augmented = np.stack([1 + generator.permutation(there - 1)[:views] for _ in images], axis=1)
+    return augmented.reshape(-1), np.tile(images, views)

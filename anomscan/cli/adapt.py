@@ -71,7 +71,7 @@ def adapt(
 ) -> None:
     """Fine-tune the backbone on normal images, export it and build the index."""
     from anomscan.adapt.options import AdaptOptions, FocusChoice
-    from anomscan.cli.console import finish, progress_bar
+    from anomscan.cli.console import finish, message, progress_bar
     from anomscan.fit.adapt import adapt as fit
     from anomscan.fit.normals import hold_out_rule
 
@@ -91,5 +91,5 @@ def adapt(
     files = gathering(exclude, range_, max_pixels, region, mask)
     rule = hold_out_rule(None, holdout, group_by)
     with progress_bar() as progress:
-        fitted = fit(normal, model, options, progress, rule, reduce, wait, files)
+        fitted = fit(normal, model, options, progress, rule, reduce, wait, files, message)
     finish(fitted, model)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -29,6 +31,14 @@ from anomscan.cli.options import (
 )
 from anomscan.errors import UsageError
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anomscan.report.summary import Summary
+    from anomscan.screen.journal import Journal
+    from anomscan.screen.run import Outcome, ScoreJob
+    from anomscan.types import Progress
+
 REPORT_ROWS = 200
 """Images in a report where no number was asked for."""
 
@@ -38,6 +48,32 @@ class Pages(StrEnum):
 
     first = "first"
     all = "all"
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What is written of a run, and where; ``columns`` are those behind the usual ones."""
+
+    output: str | None
+    form: Format
+    top: int | None
+    columns: tuple[str, ...]
+    report: str | None
+    heatmaps: str | None
+    summary: str | None
+
+    @property
+    def shown(self) -> int:
+        """Images in the report."""
+        return self.top or REPORT_ROWS
+
+    @property
+    def keep(self) -> int:
+        """Images whose features and maps are kept for pictures."""
+        from anomscan.screen.run import MOST_HEATMAPS
+
+        heatmaps = self.top or MOST_HEATMAPS if self.heatmaps else 0
+        return max(self.shown if self.report else 0, heatmaps)
 
 
 def score(
@@ -79,58 +115,45 @@ def score(
     ] = 0.0,
     pages: Annotated[Pages, typer.Option(help="Of files that have several.")] = Pages.first,
     max_pixels: MaxPixels = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run of -o FILE that was cut off.")
+    ] = False,
 ) -> None:
     """Rank images, most anomalous first. Unreadable files come last, with the reason, whatever --top."""
-    from contextlib import ExitStack
-
     from anomscan.cli import console
-    from anomscan.files.atomic import whole_file
     from anomscan.files.streams import text_output
     from anomscan.images.decode import every_page
     from anomscan.images.find import Search
     from anomscan.model.model import read_model
     from anomscan.pipeline import available_cores
-    from anomscan.report.rows import REGIONS, further_columns, write_rows
-    from anomscan.screen.run import MOST_HEATMAPS, ScoreJob, run
+    from anomscan.report.rows import further_columns
+    from anomscan.screen.run import ScoreJob, run
     from anomscan.stats.decision import UNDECIDED, Decision
 
     decision = Decision(fpr, fdr, threshold)
     if decision == UNDECIDED and (fail_on_anomaly or move_anomalous or copy_anomalous):
         raise UsageError("what is anomalous? say so with --fpr, --fdr or --threshold")
-    on_terminal = output is None and sys.stdout.isatty() and format_ is Format.csv
-    further = further_columns(columns)
-    shown, threads = top or REPORT_ROWS, threads or available_cores()
+    written = _Written(output, format_, top, further_columns(columns), report, heatmaps, summary)
     folders = [folder for folder in (move_anomalous, copy_anomalous, heatmaps) if folder]
-    search = Search(exclude or (), folders, min_age)
+    search, threads = Search(exclude or (), folders, min_age), threads or available_cores()
     with ExitStack() as running:
         with ExitStack() as outputs:
             file = outputs.enter_context(text_output(output))
-            page, numbers = (path and outputs.enter_context(whole_file(path)) for path in (report, summary))
             loaded = read_model(model, threads, device.value)
             if heatmaps and not loaded.patches:
                 console.message("no heat maps: the model looks at whole images; see --focus of adapt")
             found = search.given(paths, null=null)
             wanted = every_page(found) if pages is Pages.all else found
-            if format_ is Format.jsonl and loaded.patches:
-                further = tuple(dict.fromkeys((*further, REGIONS)))
-            keep = max(shown if page else 0, top or MOST_HEATMAPS if heatmaps else 0)
-            job = ScoreJob(wanted, loaded, decision, k, threads, keep, search, max_pixels)
+            job = ScoreJob(wanted, loaded, decision, k, threads, written.keep, search, max_pixels)
+            journal = running.enter_context(_journal(job, output, resume=resume))
             with console.progress_bar() as progress:
-                outcome = running.enter_context(run(job, progress))
+                pictures = None if journal.written else _Pictures.begin(written, outputs)
+                outcome = running.enter_context(run(job, progress, journal))
                 summed = outcome.summary()
-                if page:
-                    from anomscan.report.html import write_report
-
-                    write_report(page, outcome.evidence(shown, summed), progress)
-                if heatmaps:
-                    outcome.write_heatmaps(heatmaps, keep, progress)
-            if numbers:
-                numbers.write_text(summed.to_json(), encoding="ascii")
-            if on_terminal:
-                console.ranking_table(outcome.ranking, top)
-                read = True
-            else:
-                read = write_rows(outcome.ranking.rows(top), format_.value, file, further)
+                if pictures is not None:
+                    pictures.write(outcome, written, summed, progress)
+            read = _write_rows(outcome, written, file)
+        journal.outputs_are_written()
         console.deliver(outcome.ranking, copy_anomalous, move_anomalous, rows_are_safe=read)
     for line in summed.messages():
         console.message(line)
@@ -138,3 +161,62 @@ def score(
         raise typer.Exit(EXIT_ANOMALOUS)
     if summed.unreadable:
         raise typer.Exit(EXIT_UNREADABLE)
+
+
+def _journal(job: ScoreJob, output: str | None, *, resume: bool) -> Journal:
+    """What the run is kept in, so that another can go on with it; says what became of the one before."""
+    from anomscan.cli import console
+    from anomscan.screen.journal import Journal, can_be_kept
+
+    if output is None or not can_be_kept(output):
+        if resume:
+            raise UsageError("--resume goes on with a file: name the one that was to be written with -o FILE")
+        return Journal.temporary()
+    journal = Journal.beside(output, job.settings, resume=resume)
+    if journal.remark:
+        console.message(journal.remark)
+    return journal
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """The files that show a run, beside its rows; they appear whole when ``outputs`` ends."""
+
+    page: Path | None
+    numbers: Path | None
+
+    @classmethod
+    def begin(cls, written: _Written, outputs: ExitStack) -> _Pictures:
+        """Raises OutputError, before any work, where one cannot be written."""
+        from anomscan.files.atomic import whole_file
+
+        page, numbers = (
+            outputs.enter_context(whole_file(path)) if path else None
+            for path in (written.report, written.summary)
+        )
+        return cls(page, numbers)
+
+    def write(self, outcome: Outcome, written: _Written, summed: Summary, progress: Progress) -> None:
+        """Write them, and the heat maps."""
+        if self.page:
+            from anomscan.report.html import write_report
+
+            write_report(self.page, outcome.evidence(written.shown, summed), progress)
+        if written.heatmaps:
+            outcome.write_heatmaps(written.heatmaps, written.keep, progress)
+        if self.numbers:
+            self.numbers.write_text(summed.to_json(), encoding="ascii")
+
+
+def _write_rows(outcome: Outcome, written: _Written, file: TextIO) -> bool:
+    """Write the rows, on a terminal as a table; whether somebody has them."""
+    from anomscan.cli import console
+    from anomscan.report.rows import REGIONS, write_rows
+
+    if written.output is None and sys.stdout.isatty() and written.form is Format.csv:
+        console.ranking_table(outcome.ranking, written.top)
+        return True
+    columns = written.columns
+    if written.form is Format.jsonl and outcome.job.model.patches:
+        columns = tuple(dict.fromkeys((*columns, REGIONS)))
+    return write_rows(outcome.ranking.rows(written.top), written.form.value, file, columns)

@@ -7,6 +7,7 @@ import filecmp
 import itertools
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -41,6 +42,9 @@ def deliver(
     files: Iterable[tuple[str, Identity]], folder: str, *, move: bool, again: bool = False
 ) -> Delivery:
     """Copy or move files into ``folder``; a name that is taken gets a number, nothing is overwritten.
+
+    What lies there already, of the same name, date and content, is not brought again: a run that was killed
+    in the middle of a file and one after it leave it there once.
 
     A file appears under its name when all of it is there and on the disk; only then a file that is moved
     leaves its old place. One that has changed since it was looked at, or changes meanwhile, stays where it
@@ -115,12 +119,12 @@ def _is_there(path: str, place: Path) -> bool:
 def _linked(path: str, identity: Identity, place: Path) -> bool:
     """Give the file a second name in ``place``; False where that needs a copy, on another file system."""
     try:
-        target = _named(Path(path), place, Path(path).name)
+        target, is_new = _named(Path(path), place, Path(path).name)
     except OSError as error:
         if error.errno in _NO_LINKS:
             return False
         raise
-    if _identity(str(target)) != identity:  # replaced between a look and the link
+    if is_new and _identity(str(target)) != identity:  # replaced between a look and the link
         target.unlink()
         return False
     return True
@@ -138,8 +142,12 @@ def _copied(path: str, identity: Identity, place: Path) -> bool:
         return True
 
 
-def _named(source: Path, place: Path, name: str) -> Path:
-    """Give ``source`` a name in ``place``: its own, or with a number, never one that is taken."""
+def _named(source: Path, place: Path, name: str) -> tuple[Path, bool]:
+    """Give ``source`` a name in ``place``: its own, or with a number, never one that is taken.
+
+    Returns:
+        The name, and whether it is a new one: not where the same lies there already.
+    """
     for target in _names(place, Path(name)):
         with suppress(FileExistsError):
             try:
@@ -148,11 +156,26 @@ def _named(source: Path, place: Path, name: str) -> Path:
                 if error.errno not in _NO_LINKS or source.parent != place:
                     raise
                 if target.exists():
-                    continue
+                    raise FileExistsError from error
                 source.rename(target)  # a file system without links, such as FAT
             sync(place)
-            return target
+            return target, True
+        if _is_same(source, target):
+            sync(target)
+            return target, False
     raise AssertionError("the numbers do not end")
+
+
+def _is_same(source: Path, target: Path) -> bool:
+    """Whether a file lies at ``target`` that has the date and the content of ``source``."""
+    with suppress(FileNotFoundError):
+        one, other = os.stat(source), os.lstat(target)
+        return os.path.samestat(one, other) or (
+            stat.S_ISREG(other.st_mode)
+            and (one.st_size, one.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
+            and filecmp.cmp(source, target, shallow=False)
+        )
+    return False
 
 
 def _names(place: Path, name: Path) -> Iterator[Path]:

@@ -71,7 +71,7 @@ def _acquired(file: Path, deadline: float) -> int | None:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             held = try_lock(descriptor)
-            if held and _is_at(descriptor, file):
+            if held and is_at(descriptor, file):
                 return descriptor
             holder = os.read(descriptor, 32).decode("ascii", "replace")
         except BaseException:
@@ -86,7 +86,7 @@ def _acquired(file: Path, deadline: float) -> int | None:
             time.sleep(_EVERY)
 
 
-def _is_at(descriptor: int, file: Path) -> bool:
+def is_at(descriptor: int, file: Path) -> bool:
     """Whether the open file still has that name: its last holder may have removed it."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(file))

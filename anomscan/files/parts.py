@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from anomscan.files.lock import try_lock
+from anomscan.files.lock import is_at, try_lock
 
 _PREFIX, _SUFFIX = ".anomscan-", ".part"
 _STALE_SECONDS = 24 * 3600.0
@@ -24,13 +24,26 @@ def part_in(folder: Path) -> Iterator[Path]:
         OSError: the folder cannot be written.
     """
     remove_leftovers(folder)
-    path = folder / f"{_PREFIX}{os.urandom(8).hex()}{_SUFFIX}"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    path, descriptor = _new(folder)
     try:
-        try_lock(descriptor)
         yield path
     finally:
         path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _new(folder: Path) -> tuple[Path, int]:
+    """An empty file that is locked; another run may take it for a leftover before it is, and remove it."""
+    while True:
+        path = folder / f"{_PREFIX}{os.urandom(8).hex()}{_SUFFIX}"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            if try_lock(descriptor) is not False and is_at(descriptor, path):
+                return path, descriptor
+        except BaseException:
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
+            raise
         os.close(descriptor)
 
 

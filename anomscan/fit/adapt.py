@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
-from anomscan.adapt.options import AdaptOptions
+from anomscan.adapt.options import AdaptOptions, GoingOn
 from anomscan.fit.build import Fitted, build_from
 from anomscan.fit.look import EVERYTHING, Gathering
 from anomscan.fit.normals import Normals
@@ -25,10 +26,12 @@ def adapt(
     reduce: str | None = None,
     wait: float = 0.0,
     gathering: Gathering = EVERYTHING,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Fitted:
     """Fine-tune a backbone on the images below ``root`` and make the result the model of ``folder``.
 
-    The normals that build the index are embedded by the exported ONNX graph, which also scores.
+    The normals that build the index are embedded by the exported ONNX graph, which also scores. A run that is
+    killed leaves a checkpoint in ``folder``; the same one again goes on from there.
 
     Args:
         root: the folder of normal images.
@@ -39,6 +42,7 @@ def adapt(
         reduce: a ``Reduction`` as on the command line; by default every normal is in the gallery.
         wait: seconds that another writer of ``folder`` may take to finish.
         gathering: which files are normals, and how they are read.
+        say: tells a person that a run is gone on with, or why not.
 
     Raises:
         UsageError: unknown method or backbone, or normals that cannot be held out as asked.
@@ -56,6 +60,7 @@ def adapt(
     normals = Normals.find(root, gathering, progress).split(rule or HoldOut(), options.seed)
     options = replace(options, reading=normals.look.reading)
     with ModelDraft.begin(folder, wait) as draft:
+        options = replace(options, going_on=GoingOn(draft.checkpoint, say))
         network = make_network(normals.sources, options, info, draft.scratch, progress)
         scorer = make_scorer(info, network.learnt)
         return build_from(draft, network, scorer, normals, progress, reduction, options.focus.most or MOST)

@@ -28,7 +28,7 @@ from anomscan.files.storage import storage_of
 from anomscan.model.manifest import FILE_NAME, FileInfo, Manifest, parse_manifest
 
 MANIFEST = "model.json"
-_LOCK, _STAGING = ".lock", ".staging-"
+_LOCK, _STAGING, _CHECKPOINT = ".lock", ".staging-", ".checkpoint.safetensors"
 _STALE_SECONDS = 24 * 3600.0
 _LARGEST_MANIFEST = 100_000_000
 
@@ -121,6 +121,11 @@ class ModelDraft:
                     raise
                 raise OutputError(f"cannot write the model folder {folder}: {error.strerror}") from error
 
+    @property
+    def checkpoint(self) -> Path:
+        """Where the state of a training run may be kept: there until something is committed."""
+        return Path(self.folder, _CHECKPOINT)
+
     def base(self) -> Manifest | None:
         """The model that the folder holds now, if any."""
         try:
@@ -166,6 +171,7 @@ class ModelDraft:
         except OSError as error:
             raise OutputError(f"cannot write the model folder {self.folder}: {error.strerror}") from error
         self._remove_unreferenced(complete)
+        self.checkpoint.unlink(missing_ok=True)
         return complete
 
     def _remove_unreferenced(self, manifest: Manifest) -> None:

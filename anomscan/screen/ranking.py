@@ -6,24 +6,28 @@ import json
 import math
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import defaultdict, deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anomscan.errors import OutputError
-from anomscan.files.storage import Identity
-from anomscan.images.find import Unreadable
+from anomscan.files.storage import Identity, storage_of
+from anomscan.images.decode import Decoded
+from anomscan.images.find import Found, Source, Unreadable
 from anomscan.report.rows import FIELDS, Row
+from anomscan.screen.journal import Journal
 from anomscan.screen.screener import Scored
-from anomscan.types import Box
+from anomscan.types import Box, Features, PatchMaps
 
 _MOST = 2**62
 """More rows than SQLite can count to are all of them."""
 _COLUMNS = ", ".join(FIELDS[1:])
 """All but the rank, which the order gives."""
+_KEPT = "path, score, mark, known, feature, shape, distances, nearest"
+"""What a ``Before`` is made of."""
 
 
 def _stored(value: object) -> object:
@@ -31,6 +35,38 @@ def _stored(value: object) -> object:
     if isinstance(value, list):
         return json.dumps(value)
     return os.fsencode(value) if isinstance(value, str) else value
+
+
+def _features(scored: Scored, i: int) -> list[object]:
+    """The feature of an image, and the shape and content of its maps, as they are stored."""
+    feature, maps = scored.outputs.image[i].tobytes(), scored.outputs.maps
+    if maps is None:
+        return [feature, None, None, None]
+    distances, nearest = maps.distances[i], maps.nearest[i]
+    return [feature, json.dumps(distances.shape), distances.tobytes(), nearest.tobytes()]
+
+
+def _before(values: Sequence[Any]) -> Before:
+    path, score, mark, known, feature, shape, distances, nearest = values
+    maps = None
+    if shape is not None:
+        whole = (1, *json.loads(shape))
+        maps = PatchMaps(
+            np.frombuffer(distances, np.float32).reshape(whole),
+            np.frombuffer(nearest, np.int64).reshape(whole),
+        )
+    vector = None if feature is None else np.frombuffer(feature, np.float32)
+    return Before(os.fsdecode(path), float(np.float32(score)), mark, bool(known), vector, maps)
+
+
+def _unchanged(path: str, identity: str) -> Identity | None:
+    """What a file is now, if that is what it was; a disk may have another number since."""
+    try:
+        now = storage_of(path).identity(path)
+    except (OSError, ValueError):
+        return None
+    before = Identity(*json.loads(identity))
+    return now if replace(before, device=now.device) == now else None
 
 
 def _row(rank: int | None, values: tuple[Any, ...]) -> Row:
@@ -42,38 +78,58 @@ def _row(rank: int | None, values: tuple[Any, ...]) -> Row:
     return Row(rank, anomalous=None if called is None else bool(called), regions=boxes, **cells)
 
 
-@contextmanager
-def _room() -> Iterator[None]:
-    """Say in one sentence that the temporary folder is full."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise OutputError(f"cannot keep the ranking in the temporary folder: {error}") from error
+@dataclass(frozen=True)
+class Before:
+    """An image that a run before has scored, whose journal is gone on with.
+
+    ``mark`` is what ``RemarkCounts`` made of it, ``known`` whether it is a copy of a normal. ``feature``, and
+    ``maps`` where there are any, are there if it was in the ``Sample`` when it was added.
+    """
+
+    path: str
+    score: float
+    mark: int
+    known: bool
+    feature: Features | None
+    maps: PatchMaps | None
 
 
 class Ranking:
     """Scored images, sorted on demand; on disk, so that memory does not grow with their number.
 
-    The temporary database is gone when it is closed.
+    The database is a temporary one, gone when it is closed, or the ``journal`` of a run. With the journal of
+    a run before every image that is found again, by ``again``, gets the place in which it is found now, and
+    ``drop_the_rest`` forgets the others.
     """
 
-    def __init__(self) -> None:
-        self._db = sqlite3.connect("")  # SQLite's private temporary file, deleted on close
-        self._run(f"CREATE TABLE row ({_COLUMNS})")
-        self._run("CREATE TABLE state (row INTEGER PRIMARY KEY, file, identity)")
+    def __init__(self, journal: Journal | None = None) -> None:
+        self.journal = journal or Journal.temporary()
+        self._db = self.journal.db
         self.unreadable = 0
         self.scored = 0
+        self._places: dict[str, deque[int]] = defaultdict(deque)
+        if self.journal.resumed:
+            self._last = int(self._run("SELECT COALESCE(MAX(rowid), 0) FROM row").fetchone()[0])
+            self._found = 0
+            return
+        self._last = self._found = 0
+        self._run(f"CREATE TABLE row ({_COLUMNS}, place)")
+        self._run(
+            "CREATE TABLE state (row INTEGER PRIMARY KEY, name, file, identity, mark, known, "
+            "feature, shape, distances, nearest)"
+        )
 
     def close(self) -> None:
-        """Give the disk space back."""
-        self._db.close()
+        """Give the disk space back; a journal is its owner's to close."""
+        if not self.journal.is_kept:
+            self._db.close()
 
     def _run(self, sql: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
-        with _room():
+        with self.journal.room():
             return self._db.execute(sql, values)
 
     def _many(self, sql: str, values: Iterable[Sequence[Any]]) -> None:
-        with _room():
+        with self.journal.room():
             self._db.executemany(sql, values)
 
     @property
@@ -81,14 +137,35 @@ class Ranking:
         """Images added, readable or not."""
         return self.scored + self.unreadable
 
-    def add(self, scored: Scored, regions: Sequence[list[Box] | None] | None = None) -> None:
-        """Add images that were scored, and where they are odd, if that is known."""
-        first = self.total + 1
-        self._insert(Row.of(scored, regions or [None] * len(scored.images)))
+    def add(
+        self,
+        scored: Scored,
+        regions: Sequence[list[Box] | None] | None = None,
+        marks: Sequence[int] = (),
+        sampled: Collection[int] = (),
+    ) -> None:
+        """Add images that were scored.
+
+        Args:
+            scored: n of them.
+            regions: where each is odd, if that is known.
+            marks: what ``RemarkCounts`` made of each.
+            sampled: those that the ``Sample`` keeps, whose features are kept for a run that goes on.
+        """
+        first = self._last + 1
+        self._insert(Row.of(scored, regions or [None] * len(scored.images)), scored.images)
         self._many(
-            "INSERT INTO state VALUES (?, ?, ?)",
+            f"INSERT INTO state VALUES ({', '.join('?' * 10)})",  # noqa: S608 - only marks
             (
-                (first + i, os.fsencode(image.file), json.dumps(image.identity.values))
+                (
+                    first + i,
+                    os.fsencode(image.path),
+                    os.fsencode(image.file),
+                    json.dumps(image.identity.values),
+                    marks[i] if marks else 0,
+                    bool(scored.known[i]),
+                    *(_features(scored, i) if i in sampled else [None] * 4),
+                )
                 for i, image in enumerate(scored.images)
                 if image.identity is not None
             ),
@@ -97,14 +174,71 @@ class Ranking:
 
     def add_unreadable(self, unreadable: Unreadable) -> None:
         """Add an image that cannot be read, with the reason."""
-        self._insert([Row.of_unreadable(unreadable)])
+        self._insert([Row.of_unreadable(unreadable)], [unreadable])
         self.unreadable += 1
 
-    def _insert(self, rows: Iterable[Row]) -> None:
-        self._many(
-            f"INSERT INTO row VALUES ({', '.join('?' * len(FIELDS[1:]))})",  # noqa: S608 - only marks
-            ([_stored(getattr(row, name)) for name in FIELDS[1:]] for row in rows),
+    def _insert(self, rows: Iterable[Row], images: Iterable[Decoded | Unreadable]) -> None:
+        names = FIELDS[1:]
+        values = []
+        for row, image in zip(rows, images, strict=True):
+            self._last += 1
+            cells = [_stored(getattr(row, name)) for name in names]
+            values.append([self._last, *cells, self._place_of(image.path)])
+        marks = ", ".join("?" * (len(names) + 2))
+        self._many(f"INSERT INTO row (rowid, {_COLUMNS}, place) VALUES ({marks})", values)  # noqa: S608
+
+    def _place_of(self, name: str) -> int:
+        """Where an image stands among those found: the next place, unless it was expected at one."""
+        places = self._places.get(name)
+        if not places:
+            self._found += 1
+            return self._found
+        place = places.popleft()
+        if not places:
+            del self._places[name]
+        return place
+
+    def forget_places(self) -> None:
+        """Before the images are found anew; those that could not be read are looked at again."""
+        self._run("DELETE FROM row WHERE error IS NOT NULL")
+        self._run("UPDATE row SET place = NULL")
+        self._run("CREATE INDEX IF NOT EXISTS named ON state (name)")
+
+    def again(self, source: Found) -> Before | None:
+        """What a run before made of an image that has not changed since; None if it is to be looked at.
+
+        In either case the image has its place.
+        """
+        name = source.name if isinstance(source, Source) else source.path
+        self._found += 1
+        if isinstance(source, Source):
+            found = self._run(
+                f"SELECT row, identity, {_KEPT} FROM state JOIN row ON row.rowid = state.row "  # noqa: S608
+                "WHERE name = ? AND place IS NULL ORDER BY row LIMIT 1",
+                (os.fsencode(name),),
+            ).fetchone()
+            if found is not None and (now := _unchanged(source.path, found[1])) is not None:
+                self._run("UPDATE row SET place = ? WHERE rowid = ?", (self._found, found[0]))
+                self._run("UPDATE state SET identity = ? WHERE row = ?", (json.dumps(now.values), found[0]))
+                self.scored += 1
+                return _before(found[2:])
+        self._places[name].append(self._found)
+        return None
+
+    def all_again(self) -> Iterator[Before]:
+        """What a run before made of all its images, in their order, whether they are there still or not."""
+        found = self._run(
+            f"SELECT {_KEPT} FROM state JOIN row ON row.rowid = state.row ORDER BY place"  # noqa: S608
         )
+        for values in found:
+            self.scored += 1
+            yield _before(values)
+        self.unreadable = int(self._run("SELECT COUNT(*) FROM row WHERE error IS NOT NULL").fetchone()[0])
+
+    def drop_the_rest(self) -> None:
+        """Forget the images of a run before that were not found again."""
+        self._run("DELETE FROM state WHERE row IN (SELECT rowid FROM row WHERE place IS NULL)")
+        self._run("DELETE FROM row WHERE place IS NULL")
 
     def mark(self, *, p_value: float | None = None, score: float | None = None) -> None:
         """Call anomalous what has at most that p-value, or else at least that score."""
@@ -150,24 +284,26 @@ class Ranking:
         Equal scores keep the order in which they were added.
         """
         ranked = self._run(
-            f"SELECT {_COLUMNS} FROM row WHERE error IS NULL ORDER BY score DESC, rowid LIMIT ?",  # noqa: S608
+            f"SELECT {_COLUMNS} FROM row WHERE error IS NULL ORDER BY score DESC, place LIMIT ?",  # noqa: S608
             (-1 if top is None else min(top, _MOST),),
         )
         for rank, values in enumerate(ranked, start=1):
             yield _row(rank, values)
         for values in self._run(
-            f"SELECT {_COLUMNS} FROM row WHERE error IS NOT NULL ORDER BY rowid"  # noqa: S608
+            f"SELECT {_COLUMNS} FROM row WHERE error IS NOT NULL ORDER BY place"  # noqa: S608
         ):
             yield _row(None, values)
 
     def anomalous_files(self) -> Iterator[tuple[str, Identity]]:
         """The files of the images called anomalous, each once, in the state in which they were scored.
 
-        The most anomalous first; a file that was given under two names, or has several pages, is one.
+        The most anomalous first; a file that was given under two names, or has several pages, is one. Those
+        that are gone since a run before had written its outputs are left out: it has moved them.
         """
         found = self._run(
             "SELECT file, identity FROM row JOIN state ON row.rowid = state.row WHERE anomalous "
-            "GROUP BY identity ORDER BY MAX(score) DESC, MIN(row.rowid)"
+            "GROUP BY identity ORDER BY MAX(score) DESC, MIN(place)"
         )
         for file, identity in found:
-            yield os.fsdecode(file), Identity(*json.loads(identity))
+            if not self.journal.written or os.path.lexists(file):
+                yield os.fsdecode(file), Identity(*json.loads(identity))

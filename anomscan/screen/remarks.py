@@ -16,35 +16,50 @@ FEWEST_ALIKE = 5
 """Images of which it is odd that they all look the same."""
 
 
+_ODD = ("clipped", "flat", "thumbnail", "further_pages")
+"""What is counted; the bits of a mark, from the lowest."""
+_UNLIKE = 1 << len(_ODD)
+
+
 class RemarkCounts:
     """Counts what the decoder found odd, and sees when all images are alike.
 
     They are where none differs from the first by more than normals that are refused may from each other: a
-    camera that is stuck, or capped, still adds its noise.
+    camera that is stuck, or capped, still adds its noise. What is odd about an image is also its mark, a
+    number by which it is counted ``again`` in another run; ``first`` is the first image, made small.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first: Features | None = None) -> None:
         self.counts: Counter[str] = Counter()
-        self._first: Features | None = None
+        self.first = first
         self._images = 0
         self._alike = True
 
-    def add(self, scored: Scored) -> None:
-        """Look at a batch."""
-        for image in scored.images:
-            remarks = image.remarks
-            self.counts["clipped"] += remarks.clipped
-            self.counts["flat"] += remarks.flat
-            self.counts["thumbnail"] += remarks.thumbnail
-            self.counts["further_pages"] += remarks.pages > 0
-            self._alike = self._alike and self._is_like_the_first(image)
-        self._images += len(scored.images)
+    def add(self, scored: Scored) -> list[int]:
+        """Look at a batch; the marks of its images."""
+        marks = [self._mark(image) for image in scored.images]
+        for mark in marks:
+            self.again(mark)
+        return marks
+
+    def again(self, mark: int) -> None:
+        """Count an image by its mark."""
+        for bit, what in enumerate(_ODD):
+            self.counts[what] += mark >> bit & 1
+        self._alike = self._alike and not mark & _UNLIKE
+        self._images += 1
+
+    def _mark(self, image: Decoded) -> int:
+        remarks = image.remarks
+        odd = (remarks.clipped, remarks.flat, remarks.thumbnail, remarks.pages > 0)
+        unlike = self._alike and not self._is_like_the_first(image)
+        return sum(is_odd << bit for bit, is_odd in enumerate((*odd, unlike)))
 
     def _is_like_the_first(self, image: Decoded) -> bool:
         picture = small_picture(image.pixels)
-        if self._first is None:
-            self._first = picture
-        difference = float(np.sqrt(np.square(picture - self._first).mean()))
+        if self.first is None:
+            self.first = picture
+        difference = float(np.sqrt(np.square(picture - self.first).mean()))
         return difference <= 2 * LEAST_DIFFERENCE
 
     @property

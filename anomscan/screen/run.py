@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from time import monotonic
@@ -22,7 +23,8 @@ from anomscan.report.evidence import MOST_UNREADABLE, Evidence
 from anomscan.report.heatmaps import Scale, regions, write_heatmaps
 from anomscan.report.summary import Summary
 from anomscan.screen.decide import check, decide
-from anomscan.screen.ranking import Ranking
+from anomscan.screen.journal import Journal, Settings
+from anomscan.screen.ranking import Before, Ranking
 from anomscan.screen.remarks import RemarkCounts
 from anomscan.screen.sample import Sample
 from anomscan.screen.screener import Scored, Screener
@@ -34,6 +36,7 @@ from anomscan.types import Box, Features, Outputs, Preprocessing, Progress
 
 MOST_HEATMAPS = 10_000
 """Pictures that are written where no number was asked for."""
+_FIRST = "first image"
 SHARES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
@@ -64,19 +67,38 @@ class ScoreJob:
             return own
         return replace(own, reading=replace(own.reading, max_pixels=self.max_pixels))
 
+    @property
+    def settings(self) -> Settings:
+        """What the scores, the decisions and what is kept for pictures depend on, beside the images."""
+        decision = self.decision
+        return {
+            "version of anomscan": anomscan.__version__,
+            "model": self.model.manifest.id,
+            "--k": self.k,
+            "--max-pixels": self.max_pixels,
+            "--fpr": decision.fpr,
+            "--fdr": decision.fdr,
+            "--threshold": decision.threshold,
+            "--top, --report or --heatmaps": self.keep,
+        }
+
 
 class Outcome:
     """What a job came to; a context manager, since the ranking lives in a temporary file.
 
     ``ranking`` has a row for every source; ``sample`` features of a few; ``calibration`` is where p-values
-    come from; ``limit`` the score that the decision comes to; ``seconds`` how long it took.
+    come from; ``limit`` the score that the decision comes to; ``seconds`` how long it took. The ranking of a
+    run with a ``journal`` lives there; ``scored_before`` counts the images of a run before.
     """
 
-    def __init__(self, job: ScoreJob) -> None:
+    def __init__(self, job: ScoreJob, journal: Journal | None = None) -> None:
         self.job = job
-        self.ranking = Ranking()
+        self.ranking = Ranking(journal)
+        self.journal = self.ranking.journal
         self.sample = Sample(job.keep)
-        self.remarks = RemarkCounts()
+        first = self.journal.noted(_FIRST)
+        self.remarks = RemarkCounts(None if first is None else np.array(first, np.float32))
+        self.scored_before = 0
         self.calibration: Calibration | None = None
         self.limit: float | None = None
         self.seconds = 0.0
@@ -108,7 +130,7 @@ class Outcome:
             quantiles={f"{share:g}": ranking.quantile(share) for share in SHARES} if ranking.scored else {},
             drift=moved,
             seconds=round(self.seconds, 3),
-            images_per_second=round(ranking.total / self.seconds, 2),
+            images_per_second=round((ranking.total - self.scored_before) / self.seconds, 2),
             not_looked_at=dict(self.job.search.other_files),
             passed_over=dict(self.job.search.passed_over),
             remarks=dict(self.remarks.counts),
@@ -143,41 +165,72 @@ class Outcome:
         return write_heatmaps(folder, images, scale, self.job.preprocessing.reading, progress)
 
 
-def run(job: ScoreJob, progress: Progress) -> Outcome:
-    """Score every source of the job and decide; the caller closes the outcome.
+def run(job: ScoreJob, progress: Progress, journal: Journal | None = None) -> Outcome:
+    """Score every source of the job and decide; the caller closes the outcome, and the journal.
+
+    Of a run before, whose ``journal`` is gone on with, images that have not changed keep their scores. Where
+    its outputs were written, the images are what they were then.
 
     Raises:
         CalibrationTooSmall: the model cannot make the decision; before any work.
         GalleryTooSmall, UsageError: see ``Screener``.
         NoImages: there are no sources, not even such as are too young yet.
     """
-    check(job.decision, job.model.calibration)
-    began = monotonic()
-    screener = Screener(job.model, job.k)
-    outcome = Outcome(job)
-    try:
-        _fill(outcome, screener, progress)
+    with ExitStack() as running:
+        outcome = running.enter_context(Outcome(job, journal))
+        check(job.decision, job.model.calibration)
+        began = monotonic()
+        screener = Screener(job.model, job.k)
+        if outcome.journal.written:
+            for before in outcome.ranking.all_again():
+                _add_again(outcome, before)
+        else:
+            _fill(outcome, screener, progress)
         outcome.calibration = screener.calibration
         outcome.limit = decide(job.decision, outcome.ranking, screener.calibration)
         outcome.seconds = monotonic() - began
-    except BaseException:
-        outcome.ranking.close()
-        raise
+        running.pop_all()
     return outcome
 
 
 def _fill(outcome: Outcome, screener: Screener, progress: Progress) -> None:
-    job, ranking = outcome.job, outcome.ranking
-    images = decode_all(job.sources, job.preprocessing, job.threads)
+    job, ranking, journal = outcome.job, outcome.ranking, outcome.journal
+    if journal.resumed:
+        ranking.forget_places()
+    sources = _to_look_at(outcome) if journal.resumed else job.sources
+    images = decode_all(sources, job.preprocessing, job.threads)
     for scored in screener.stream(counted("scoring", images, None, progress)):
         if isinstance(scored, Unreadable):
             ranking.add_unreadable(scored)
-        else:
-            ranking.add(scored, regions_of(scored, job.model))
-            outcome.sample.add(scored)
-            outcome.remarks.add(scored)
+            continue
+        marks = outcome.remarks.add(scored)
+        if journal.is_kept and not ranking.scored and outcome.remarks.first is not None:
+            journal.note(_FIRST, outcome.remarks.first.tolist())
+        sampled = outcome.sample.add(scored)
+        ranking.add(scored, regions_of(scored, job.model), marks, sampled if journal.is_kept else ())
+        journal.commit()
+    if journal.resumed:
+        ranking.drop_the_rest()
+        journal.commit()
     if not ranking.total and not job.search.passed_over["young"]:
         raise NoImages(f"no images to score: {job.search.why_nothing()}")
+
+
+def _to_look_at(outcome: Outcome) -> Iterator[Found]:
+    """The sources that no run before has scored; those that one has are added at once."""
+    for source in outcome.job.sources:
+        before = outcome.ranking.again(source)
+        if before is None:
+            yield source
+        else:
+            _add_again(outcome, before)
+
+
+def _add_again(outcome: Outcome, before: Before) -> None:
+    outcome.scored_before += 1
+    outcome.remarks.again(before.mark)
+    if before.feature is not None:
+        outcome.sample.offer(before.path, before.score, before.feature, before.maps, known=before.known)
 
 
 def drift_of(model: Model, calibration: Calibration, features: Features) -> Drift | None:

@@ -35,16 +35,31 @@ class Sample:
         self._top = _Largest(top)
         self._others = _Largest(LARGEST_SAMPLE)
 
-    def add(self, scored: Scored) -> None:
-        """Keep those that belong here."""
+    def add(self, scored: Scored) -> set[int]:
+        """Keep those that belong here; the positions of those that do."""
         maps = scored.outputs.maps
-        for i, image in enumerate(scored.images):
-            path, feature = plain_path(image.path), scored.outputs.image[i]
-            kept = _Image(path, float(scored.scores[i]), feature)
-            self._top.offer(kept.score, replace(kept, map=maps and maps[i : i + 1]))
-            if not scored.known[i]:
-                digest = hashlib.blake2b(os.fsencode(path), digest_size=8).digest()
-                self._others.offer(int.from_bytes(digest), kept)
+        return {
+            i
+            for i, image in enumerate(scored.images)
+            if self.offer(
+                plain_path(image.path),
+                float(scored.scores[i]),
+                scored.outputs.image[i],
+                maps and maps[i : i + 1],
+                known=bool(scored.known[i]),
+            )
+        }
+
+    def offer(
+        self, path: str, score: float, feature: Features, maps: PatchMaps | None, *, known: bool
+    ) -> bool:
+        """Keep an image if it belongs here; ``feature`` is (D,), ``known`` says that it is a normal."""
+        image = _Image(path, score, feature)
+        kept = self._top.offer(score, replace(image, map=maps))
+        if not known:
+            digest = hashlib.blake2b(os.fsencode(path), digest_size=8).digest()
+            kept |= self._others.offer(int.from_bytes(digest), image)
+        return kept
 
     def features(self) -> dict[str, Features]:
         """All features by path, as ``Ranking`` writes it."""
@@ -67,13 +82,14 @@ class _Largest:
         self._added = 0
         self._heap: list[tuple[float, int, _Image]] = []
 
-    def offer(self, key: float, image: _Image) -> None:
+    def offer(self, key: float, image: _Image) -> bool:
         self._added += 1
         if len(self._heap) == self._count and (not self._heap or key <= self._heap[0][0]):
-            return
+            return False
         own = replace(image, feature=image.feature.copy(), map=image.map and image.map.copy())
         change = heapq.heapreplace if len(self._heap) == self._count else heapq.heappush
         change(self._heap, (key, -self._added, own))
+        return True
 
     def __iter__(self) -> Iterator[_Image]:
         heap = sorted(self._heap, key=lambda entry: entry[:2], reverse=True)

@@ -169,6 +169,10 @@ def test_anomalous_files_are_moved_or_copied_and_nothing_is_overwritten(
     assert {"odd.png", "=odd.png"} <= called
     assert {path.name for path in aside.iterdir()} == called
     first = (aside / "odd.png").read_bytes()
+    assert run("score", judged, *decide, "--copy-anomalous", aside).returncode == 0
+    assert {path.name for path in aside.iterdir()} == called  # they are there already
+    for path in judged.iterdir():
+        os.utime(path, (1, 1))  # of another date it is another one
     assert run("score", judged, *decide, "--move-anomalous", aside).returncode == 0
     assert (aside / "odd.png").read_bytes() == (aside / "odd-1.png").read_bytes() == first
     assert len(list(aside.iterdir())) == 2 * len(called)

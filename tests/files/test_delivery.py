@@ -50,10 +50,50 @@ def test_files_are_delivered_and_nothing_is_overwritten(tmp_path: Path) -> None:
     copied = deliver(looked_at(a, b), str(target), move=False)
     assert (copied.done, copied.left) == (2, [])
     assert content(target) == {"x.png": "a", "x-1.png": "b"}
+    written(a, "another")
     deliver(looked_at(a), str(target), move=True)
-    assert (target / "x-2.png").read_text() == "a"
+    assert (target / "x-2.png").read_text() == "another"
     assert not a.exists()
     assert len(content(target)) == 3
+
+
+@pytest.mark.usefixtures("disk")
+@pytest.mark.parametrize("move", [True, False])
+def test_what_lies_there_already_is_not_brought_again(tmp_path: Path, move: bool) -> None:
+    """As a run that was killed may have left it: here under a number, since another has its name."""
+    target = tmp_path / "out"
+    taken, path = written(target / "x.png", "other"), written(tmp_path / "x.png", "mine")
+    os.utime(path, ns=(10**18, 10**18))
+    deliver(looked_at(path), str(target), move=False)
+    done = deliver(looked_at(path), str(target), move=move)
+    assert (done.done, done.left) == (1, [])
+    assert content(target) == {"x.png": "other", "x-1.png": "mine"}
+    assert path.exists() != move
+    assert taken.exists()
+
+
+def test_a_second_name_that_a_killed_mover_has_made_is_the_only_one(tmp_path: Path) -> None:
+    path, target = written(tmp_path / "x.png"), tmp_path / "out"
+    target.mkdir()
+    os.link(path, target / "x.png")
+    deliver(looked_at(path), str(target), move=True)
+    assert content(target) == {"x.png": "content"}
+    assert not path.exists()
+
+
+def test_of_the_same_content_and_another_date_both_are_kept(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    os.utime(written(target / "x.png"), ns=(10**18, 10**18))
+    deliver(looked_at(written(tmp_path / "x.png")), str(target), move=True)
+    assert sorted(content(target)) == ["x-1.png", "x.png"]
+
+
+def test_a_link_to_the_file_itself_is_no_delivery(tmp_path: Path) -> None:
+    path, target = written(tmp_path / "x.png"), tmp_path / "out"
+    target.mkdir()
+    (target / "x.png").symlink_to(path)
+    deliver(looked_at(path), str(target), move=True)
+    assert (target / "x-1.png").read_text() == "content"
 
 
 @pytest.mark.usefixtures("disk")

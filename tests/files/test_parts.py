@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from anomscan.files.parts import part_in
+from anomscan.files import parts
+from anomscan.files.parts import part_in, remove_leftovers
 
 
 def test_a_part_is_hidden_and_goes_with_its_writer(tmp_path: Path) -> None:
@@ -37,6 +38,27 @@ def test_what_dead_writers_left_goes_and_what_living_ones_write_stays(tmp_path: 
             assert living.exists()
             assert not dead.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["x.part"]
+
+
+def test_a_part_that_another_run_took_for_a_leftover_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the moment in which it is there and the one in which it is locked."""
+    lock, before = parts.try_lock, []
+
+    def late(descriptor: int) -> bool | None:
+        if not before:
+            before.extend(tmp_path.iterdir())
+            with monkeypatch.context() as patch:
+                patch.setattr(parts, "try_lock", lock)
+                remove_leftovers(tmp_path)
+        return lock(descriptor)
+
+    monkeypatch.setattr(parts, "try_lock", late)
+    with part_in(tmp_path) as part:
+        assert part.exists()
+        assert [part] != before
+    assert before
 
 
 def test_without_locks_only_what_is_old_is_left_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

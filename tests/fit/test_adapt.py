@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from anomscan.adapt import checkpoint
+from anomscan.adapt.checkpoint import Checkpoint, State
 from anomscan.adapt.options import AdaptOptions, BackboneChoice
 from anomscan.adapt.presets import PRESETS
 from anomscan.errors import InputError, NoImages, UsageError
@@ -256,3 +259,84 @@ def test_with_few_normals_none_is_held_out(fit: Fit, normal_folder: Path, tmp_pa
         shutil.copy(path, few)
     manifest = fit(few, tmp_path / "m", method="none", rule=HoldOut(0.2)).manifest
     assert (manifest.data.images, manifest.calibration) == (9, None)
+
+
+def model_bytes(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "model.json"}
+
+
+@pytest.mark.parametrize("method", ["panda-es", "panda-ses", "panda-ewc", "auto", "panda-oe", "adra"])
+def test_a_run_that_is_cut_off_goes_on_and_ends_as_if_it_had_not_been(
+    small: BackboneChoice,
+    normal_folder: Path,
+    others: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+) -> None:
+    """To the byte: twice the same without a cut, and the same with two of them."""
+    preset = PRESETS[method]
+    monkeypatch.setattr(type(preset.stopping), "fewest", 0)
+    monkeypatch.setattr(checkpoint, "EVERY", 0.0)
+    monkeypatch.setattr(checkpoint, "DEAREST", math.inf)
+    further: dict[str, Any] = {need.option: str(others) for need in preset.needs if need.required}
+    options = AdaptOptions(method, small, steps=7, **further)
+    said: list[str] = []
+
+    def fit(folder: Path, saves: int | None = None) -> None:
+        save, left = Checkpoint.save, [saves]
+
+        def counted(kept: Checkpoint, state: State) -> None:
+            save(kept, state)
+            if left[0] is not None:
+                left[0] -= 1
+                if not left[0]:
+                    raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoint, "save", counted)
+            adapt(str(normal_folder), str(folder), options, silent, say=said.append)
+
+    for name in ("whole", "again"):
+        fit(tmp_path / name)
+    assert model_bytes(tmp_path / "whole") == model_bytes(tmp_path / "again")
+    for saves in (2, 2):
+        with pytest.raises(KeyboardInterrupt):
+            fit(tmp_path / "cut", saves)
+        assert [path.name for path in (tmp_path / "cut").iterdir()] == [".checkpoint.safetensors"]
+    fit(tmp_path / "cut")
+    assert said == [f"going on after step {step} of a run that was cut off" for step in (2, 4)]
+    assert model_bytes(tmp_path / "cut") == model_bytes(tmp_path / "whole")
+    one, other = (read_manifest(str(tmp_path / name)) for name in ("cut", "whole"))
+    assert (one.method, one.files) == (other.method, other.files)
+
+
+def test_other_images_or_options_start_anew_and_a_commit_ends_it(
+    small: BackboneChoice, normal_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    normals, folder = tmp_path / "normals", tmp_path / "m"
+    shutil.copytree(normal_folder, normals)
+    monkeypatch.setattr(checkpoint, "EVERY", 0.0)
+    save, said = Checkpoint.save, list[str]()
+
+    def stopping(kept: Checkpoint, state: State) -> None:
+        save(kept, state)
+        raise KeyboardInterrupt
+
+    def cut(seed: int) -> None:
+        options = AdaptOptions("panda-es", small, steps=3, seed=seed)
+        with pytest.raises(KeyboardInterrupt):
+            adapt(str(normals), str(folder), options, silent, say=said.append)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "save", stopping)
+        cut(seed=0)
+        cut(seed=1)
+        draw(99).save(normals / "00.png")
+        cut(seed=1)
+    assert said == [
+        f"starting anew: a run that was cut off had another {what}" for what in ("--seed", "normal images")
+    ]
+    assert (folder / ".checkpoint.safetensors").exists()
+    index(str(normals), str(folder), IndexOptions(small), silent)
+    assert not (folder / ".checkpoint.safetensors").exists()
