@@ -103,23 +103,34 @@ def ranking_table(ranking: Ranking, top: int | None) -> None:
             "" if row.rank is None else str(row.rank),
             "" if row.score is None else f"{row.score:.4f}",
             *([] if smallest is None else [_p_value(row, smallest)]),
-            Text(printable(row.path)),
+            Text(printable(row.path) + _views(row)),
             note,
         )
     _print(table)
-    if top is None and ranking.scored > TABLE_ROWS:
-        message(f"the first {TABLE_ROWS} of {ranking.scored}; --top N or -o FILE for more")
+    if top is None and ranking.ranked > TABLE_ROWS:
+        message(f"the first {TABLE_ROWS} of {ranking.ranked}; --top N or -o FILE for more")
+
+
+def _views(row: Row) -> str:
+    """The other views of a part, where parts are judged."""
+    from anomscan.text import printable
+
+    others = [os.path.basename(view) for view in row.views or () if view != row.path]
+    return f" (and {', '.join(map(printable, others))})" if others else ""
 
 
 def _p_value(row: Row, smallest: float) -> Text:
-    """A bar on a logarithmic scale, full for the smallest p-value, and the number; ``!`` if anomalous."""
+    """A bar on a logarithmic scale, full for the smallest p-value, and the number.
+
+    ``!`` behind it is anomalous, ``?`` something that a person should look at.
+    """
     from rich.text import Text
 
     if row.p_value is None:
         return Text()
     full = math.log(row.p_value) / min(math.log(smallest), -1e-9)
     bar = "█" * round(P_VALUE_BAR * full)
-    called = "!" if row.anomalous else " "
+    called = "!" if row.anomalous else "?" if row.review else " "
     text = Text(f"{bar:<{P_VALUE_BAR}} {row.p_value:.2g}{called}")
     text.stylize("bold red" if row.anomalous else "dim", 0, P_VALUE_BAR)
     return text
@@ -292,13 +303,22 @@ def _p_values(calibration: CalibrationInfo | None) -> str:
     return f"{calibration.images} more are held out{groups}: p-values from {smallest:.2g} up"
 
 
-def deliver(ranking: Ranking, copy_to: str | None, move_to: str | None, *, rows_are_safe: bool) -> None:
-    """Copy and move the anomalous images, and say what was not; none is moved whose row nobody has."""
+def deliver(
+    ranking: Ranking, review_to: str | None, copy_to: str | None, move_to: str | None, *, rows_are_safe: bool
+) -> None:
+    """Copy and move images, and say what was not; none is moved whose row nobody has.
+
+    To ``review_to`` go copies of those that a person should look at, to the others the anomalous ones.
+    """
     from anomscan.files.delivery import deliver as put
 
     if move_to and not rows_are_safe:
         raise OutputError("nobody reads the rows any more, so that no image was moved")
-    for folder, move in ((copy_to, False), (move_to, True)):
+    for files, folder, move in (
+        (ranking.review_files, review_to, False),
+        (ranking.anomalous_files, copy_to, False),
+        (ranking.anomalous_files, move_to, True),
+    ):
         if folder:
-            for reason in put(ranking.anomalous_files(), folder, move=move).left:
+            for reason in put(files(), folder, move=move).left:
                 message(reason)

@@ -58,6 +58,18 @@ def score(
         float | None,
         typer.Option(min=0, max=1, metavar="A", help="Call at most this share of normals anomalous."),
     ] = None,
+    review: Annotated[
+        str | None,
+        typer.Option(metavar="R", help="Beside --fpr: up to this share, or N/day, a person should look."),
+    ] = None,
+    per_day: Annotated[
+        float | None,
+        typer.Option(min=1, metavar="N", help="Images or parts a day, for --review (default: the run's)"),
+    ] = None,
+    part_by: Annotated[
+        str | None,
+        typer.Option(metavar="RULE", help="One row a part, of several views: prefix, folder or REGEX."),
+    ] = None,
     fdr: Annotated[
         float | None,
         typer.Option(
@@ -86,6 +98,9 @@ def score(
     copy_anomalous: Annotated[
         str | None, typer.Option(metavar="DIR", help="Copy anomalous images there.")
     ] = None,
+    copy_review: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Copy what a person should look at there.")
+    ] = None,
     exclude: Exclude = None,
     min_age: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="Leave younger files for the next run.")
@@ -101,19 +116,23 @@ def score(
     from anomscan.files.streams import text_output
     from anomscan.images.decode import every_page
     from anomscan.images.find import Search
+    from anomscan.images.workpiece import PartRule
     from anomscan.model.model import read_model
     from anomscan.pipeline import available_cores
-    from anomscan.report.rows import REGIONS, further_columns, write_rows
+    from anomscan.report.rows import OF_PARTS, REGIONS, REVIEW, further_columns, write_rows
     from anomscan.screen.run import MOST_HEATMAPS, ScoreJob, run
-    from anomscan.stats.decision import UNDECIDED, Decision
+    from anomscan.stats.decision import UNDECIDED, Decision, Review
 
-    decision = Decision(fpr, fdr, threshold)
+    if review is None and (copy_review or per_day):
+        raise UsageError("what should a person look at? say so with --review")
+    decision = Decision(fpr, fdr, threshold, Review.parse(review, per_day) if review else None)
+    parts = PartRule.parse(part_by, "--part-by") if part_by else None
     if decision == UNDECIDED and (fail_on_anomaly or move_anomalous or copy_anomalous):
         raise UsageError("what is anomalous? say so with --fpr, --fdr or --threshold")
     on_terminal = output is None and sys.stdout.isatty() and format_ is Format.csv
-    further = further_columns(columns)
+    further = (*(REVIEW if review else ()), *(OF_PARTS if parts else ()), *further_columns(columns))
     shown, threads = top or REPORT_ROWS, threads or available_cores()
-    folders = [folder for folder in (move_anomalous, copy_anomalous, heatmaps) if folder]
+    folders = [folder for folder in (move_anomalous, copy_anomalous, copy_review, heatmaps) if folder]
     search = Search(exclude or (), folders, min_age)
     with ExitStack() as running:
         with ExitStack() as outputs:
@@ -127,7 +146,7 @@ def score(
             if format_ is Format.jsonl and loaded.patches:
                 further = tuple(dict.fromkeys((*further, REGIONS)))
             keep = max(shown if page else 0, top or MOST_HEATMAPS if heatmaps else 0)
-            job = ScoreJob(wanted, loaded, decision, k, threads, keep, search, max_pixels)
+            job = ScoreJob(wanted, loaded, decision, k, threads, keep, search, max_pixels, parts)
             with console.progress_bar() as progress:
                 outcome = running.enter_context(run(job, progress))
                 summed = outcome.summary()
@@ -144,7 +163,8 @@ def score(
                 read = True
             else:
                 read = write_rows(outcome.ranking.rows(top), format_.value, file, further)
-        console.deliver(outcome.ranking, copy_anomalous, move_anomalous, rows_are_safe=read)
+        places = (copy_review, copy_anomalous, move_anomalous)
+        console.deliver(outcome.ranking, *places, rows_are_safe=read)
     for line in summed.messages():
         console.message(line)
     if fail_on_anomaly and summed.anomalous:

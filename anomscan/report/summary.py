@@ -22,7 +22,8 @@ class Summary:
     p-values come from. ``drift`` is None without them or with fewer than ``drift.FEWEST`` images.
     ``seconds`` are those of scoring, without the start of the program. ``not_looked_at`` counts files without
     an image suffix, ``passed_over`` hidden, excluded and young ones, ``remarks`` images that are odd;
-    ``notes`` says so in sentences.
+    ``notes`` says so in sentences. Where parts are judged, ``parts`` counts them, and ``anomalous`` and
+    ``review`` count parts; ``review`` is what a person should look at, up to a p-value of ``review_limit``.
     """
 
     anomscan: str
@@ -42,6 +43,9 @@ class Summary:
     passed_over: dict[str, int] = field(default_factory=dict)
     remarks: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    review: int | None = None
+    review_limit: float | None = None
+    parts: int | None = None
 
     @property
     def scored(self) -> int:
@@ -61,7 +65,9 @@ class Summary:
         if self.shifted:
             lines.append(SHIFTED)
         elif self.anomalous is not None:
-            lines.append(f"{self.anomalous} of {self.scored} images are anomalous")
+            what = f"{self.scored} images" if self.parts is None else f"{self.parts} parts"
+            asked = "" if self.review is None else f", {self.review} to review"
+            lines.append(f"{self.anomalous} of {what} are anomalous{asked}")
         if self.decision.fdr is not None and not self.anomalous:
             fewest = fewest_discoveries(self.decision.fdr, self.scored, self.held_out)
             if fewest > 1:
