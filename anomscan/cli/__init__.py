@@ -11,7 +11,7 @@ import typer
 
 import anomscan
 
-_ORDER = ("adapt", "index", "calibrate", "score", "evaluate", "export", "info")
+_ORDER = ("adapt", "index", "calibrate", "certify", "score", "evaluate", "export", "info")
 """As a user meets them; further verbs come last."""
 
 app = typer.Typer(

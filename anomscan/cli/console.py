@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from anomscan.fit.build import Fitted
+    from anomscan.fit.enough import Enough
     from anomscan.model.manifest import CalibrationInfo, Manifest
+    from anomscan.model.suspects import Suspects
     from anomscan.network.network import Int8Info
     from anomscan.report.rows import Row
     from anomscan.scoring.info import GalleryInfo
+    from anomscan.screen.certify import Certificate
     from anomscan.screen.evaluate import Evaluation
     from anomscan.screen.ranking import Ranking
     from anomscan.types import Progress
@@ -136,7 +139,7 @@ def _p_value(row: Row, smallest: float) -> Text:
     return text
 
 
-def model_table(manifest: Manifest, folder: str) -> None:
+def model_table(manifest: Manifest, folder: str, suspects: Suspects | None = None) -> None:
     """Draw what a model folder holds, on standard output."""
     from rich.table import Table
     from rich.text import Text
@@ -169,6 +172,7 @@ def model_table(manifest: Manifest, folder: str) -> None:
         ("focus", manifest.focus.describe()),
         ("scorer", scorer_class(manifest.scorer.name).describe(manifest.scorer)),
         ("normals", f"{data.images} images of {printable(data.root)}, {data.unreadable} unreadable"),
+        *((("suspects", _suspects(suspects)),) if suspects else ()),
         ("search", _search(manifest.gallery)),
         *((("patches", _search(manifest.patches.gallery)),) if manifest.patches else ()),
         ("precision", _precision(manifest.int8)),
@@ -207,6 +211,55 @@ def evaluation_table(evaluation: Evaluation) -> None:
     table.add_row("anomalous images", str(evaluation.anomalous))
     table.add_row("unreadable files", str(evaluation.unreadable))
     _print(table)
+
+
+def certificate_table(certificate: Certificate) -> None:
+    """Draw from which size and contrast on made defects are caught, and the share caught at each."""
+    from rich.table import Table
+
+    from anomscan.report.certificate import limit_text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("made defect", style="bold", no_wrap=True)
+    first = next(iter(certificate.kinds.values()))
+    sizes = " ".join(f"{100 * step:3g}" for step in first.by_size.steps)
+    contrasts = " ".join(f"{step:3g}" for step in first.by_contrast.steps)
+    for column in ("9 of 10 from size", f"{sizes} %", "9 of 10 from contrast", contrasts):
+        table.add_column(column, no_wrap=True)
+    for name, kind in certificate.kinds.items():
+        shares = (
+            " ".join(f"{100 * rate:3.0f}" for rate in found.rates)
+            for found in (kind.by_size, kind.by_contrast)
+        )
+        by_size, by_contrast = shares
+        table.add_row(
+            name, limit_text(kind.by_size, percent=True), by_size, limit_text(kind.by_contrast), by_contrast
+        )
+    _print(table, width=120)
+
+
+def certificate_lines(certificate: Certificate, more: Enough | None) -> list[str]:
+    """What a certificate says besides its table, and whether more normals would help."""
+    from anomscan.report.certificate import NOT_REAL
+    from anomscan.screen.certify import FIXED_CONTRAST, FIXED_SIZE
+    from anomscan.stats.catch import CONFIDENCE
+
+    lines = [
+        f"at --fpr {certificate.fpr:g}: {certificate.draws} defects of each kind, size and contrast on "
+        f"{certificate.images} normal images; sizes in % of the shorter side at a contrast of "
+        f"{FIXED_CONTRAST:g}, contrasts in grey levels at a size of {100 * FIXED_SIZE:g} %, and the share "
+        f"that is caught at each; the intervals hold {100 * CONFIDENCE:.0f} %",
+        f"without any defect, {certificate.alarms} of the {certificate.clean} are called anomalous",
+        NOT_REAL,
+    ]
+    if more is None:
+        return lines
+    steps = ", ".join(
+        f"{100 * step.alarms:.2g} % ({100 * step.low:.2g} to {100 * step.high:.2g}) "
+        f"with {step.normals} normals"
+        for step in more.steps
+    )
+    return [*lines, f"false alarms where {100 * more.detection:.0f} % are caught: {steps}", more.sentence()]
 
 
 def _selection_table(selection: dict[str, Any]) -> Table:
@@ -248,6 +301,14 @@ def _search(info: GalleryInfo) -> str:
     return f"{info.index}{reduced}{recall}"
 
 
+def _suspects(suspects: Suspects) -> str:
+    """The normals that are unlike the others, the most unlike first."""
+    from anomscan.text import printable
+
+    names = ", ".join(printable(suspect.path) for suspect in suspects.suspected)
+    return f"{len(suspects.suspected) or 'none'} of {suspects.normals}{': ' if names else ''}{names}"
+
+
 def _held_out(info: CalibrationInfo | None) -> str:
     from anomscan.text import printable
 
@@ -257,10 +318,14 @@ def _held_out(info: CalibrationInfo | None) -> str:
     return f"{info.images} images of {printable(info.root)}{groups}"
 
 
-def _print(table: Table) -> None:
+def _print(table: Table, width: int | None = None) -> None:
+    """On standard output; ``width`` is what it takes at least where that is no terminal."""
     from rich.console import Console
 
-    Console().print(table)
+    console = Console()
+    if width is not None and not console.is_terminal:
+        console = Console(width=width)
+    console.print(table)
 
 
 def int8_gain(info: Int8Info) -> str:

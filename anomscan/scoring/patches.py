@@ -67,11 +67,20 @@ class PatchGallery:
 
     def maps_without(self, positions: NDArray[np.int32], patches: Features) -> Features:
         """Distances of the patches of m normals, (m, rows, columns, C), to those of the others."""
+        return self.maps_apart(positions, np.arange(len(self.paths)), patches)
+
+    def maps_apart(
+        self, positions: NDArray[np.int32] | NDArray[np.int64], sets: NDArray[np.int64], patches: Features
+    ) -> Features:
+        """The same where ``sets``, a number for each of ``paths``, says which normals are copies.
+
+        ``positions`` are the numbers of the m normals among those.
+        """
         found = np.empty(patches.shape[:3], np.float32)
         for image, own, into in zip(patches, positions, found, strict=True):
             most = min(_OTHERS, len(self))
             distances, rows = self.gallery.search(image.reshape(-1, image.shape[-1]), most)
-            others = (self.images[rows] != own) & (rows >= 0)
+            others = (sets[self.images[rows]] != own) & (rows >= 0)
             others[:, -1] = True  # its own are nearest by far where all are its own
             first = others.argmax(axis=1)
             into[:] = distances[np.arange(len(first)), first].reshape(into.shape)
