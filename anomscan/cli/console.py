@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from anomscan.screen.certify import Certificate
     from anomscan.screen.evaluate import Evaluation
     from anomscan.screen.ranking import Ranking
+    from anomscan.stats.catch import Catch
     from anomscan.types import Progress
 
 TABLE_ROWS = 50
@@ -214,28 +215,27 @@ def evaluation_table(evaluation: Evaluation) -> None:
 
 
 def certificate_table(certificate: Certificate) -> None:
-    """Draw from which size and contrast on made defects are caught, and the share caught at each."""
+    """Draw from which size, and from which contrast on made defects are caught, and the share at each."""
+    kinds = certificate.kinds.items()
+    _print(_catch_table("size, % of the side", {name: kind.by_size for name, kind in kinds}, 100))
+    _print(_catch_table("contrast, of 255", {name: kind.by_contrast for name, kind in kinds}, 1))
+
+
+def _catch_table(name: str, found: dict[str, Catch], times: float) -> Table:
+    """A line for each kind: where nine of ten are caught, and how many of a hundred at each step."""
     from rich.table import Table
 
     from anomscan.report.certificate import limit_text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("made defect", style="bold", no_wrap=True)
-    first = next(iter(certificate.kinds.values()))
-    sizes = " ".join(f"{100 * step:3g}" for step in first.by_size.steps)
-    contrasts = " ".join(f"{step:3g}" for step in first.by_contrast.steps)
-    for column in ("9 of 10 from size", f"{sizes} %", "9 of 10 from contrast", contrasts):
-        table.add_column(column, no_wrap=True)
-    for name, kind in certificate.kinds.items():
-        shares = (
-            " ".join(f"{100 * rate:3.0f}" for rate in found.rates)
-            for found in (kind.by_size, kind.by_contrast)
-        )
-        by_size, by_contrast = shares
-        table.add_row(
-            name, limit_text(kind.by_size, percent=True), by_size, limit_text(kind.by_contrast), by_contrast
-        )
-    _print(table, width=120)
+    table.add_column(name, style="bold", no_wrap=True, min_width=20)
+    table.add_column("9 of 10 caught from", no_wrap=True, min_width=28)
+    for step in next(iter(found.values())).steps:
+        table.add_column(f"{times * step:g}", justify="right", min_width=3)
+    for kind, caught in found.items():
+        limit = limit_text(caught, percent=times != 1)
+        table.add_row(kind, limit, *(f"{100 * rate:.0f}" for rate in caught.rates))
+    return table
 
 
 def certificate_lines(certificate: Certificate, more: Enough | None) -> list[str]:
@@ -248,7 +248,7 @@ def certificate_lines(certificate: Certificate, more: Enough | None) -> list[str
         f"at --fpr {certificate.fpr:g}: {certificate.draws} defects of each kind, size and contrast on "
         f"{certificate.images} normal images; sizes in % of the shorter side at a contrast of "
         f"{FIXED_CONTRAST:g}, contrasts in grey levels at a size of {100 * FIXED_SIZE:g} %, and the share "
-        f"that is caught at each; the intervals hold {100 * CONFIDENCE:.0f} %",
+        f"in % that is caught at each; the intervals hold {100 * CONFIDENCE:.0f} %",
         f"without any defect, {certificate.alarms} of the {certificate.clean} are called anomalous",
         NOT_REAL,
     ]
@@ -318,14 +318,10 @@ def _held_out(info: CalibrationInfo | None) -> str:
     return f"{info.images} images of {printable(info.root)}{groups}"
 
 
-def _print(table: Table, width: int | None = None) -> None:
-    """On standard output; ``width`` is what it takes at least where that is no terminal."""
+def _print(table: Table) -> None:
     from rich.console import Console
 
-    console = Console()
-    if width is not None and not console.is_terminal:
-        console = Console(width=width)
-    console.print(table)
+    Console().print(table)
 
 
 def int8_gain(info: Int8Info) -> str:

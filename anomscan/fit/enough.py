@@ -3,7 +3,7 @@
 Made defects and held-out normals are scored by galleries of fewer normals. At each, the limit is set where it
 catches the same share of the defects, and what counts is how many normals lie above it. That share falls, if
 at all, about as a power of the number of normals, and the power says how many more would halve it. With few
-held-out normals a share is coarse, so that theirs is read off a normal distribution through their scores.
+held-out normals a share is coarse, so that every score counts as a small bell around itself.
 
 The network stays as it is, and what it learnt from all normals with it.
 """
@@ -38,6 +38,7 @@ SIZES, CONTRAST, EACH = (0.04, 0.08), 80.0, 8
 FEWEST = 16
 """Normals of which a quarter is a gallery."""
 CONFIDENCE, RESAMPLES = 0.9, 300
+_FEWEST_ALARMS = 1e-3
 _FARTHEST = 10
 """More than so many times as many normals are not extrapolated to."""
 
@@ -180,8 +181,11 @@ def _alarms(scores: tuple[Floats, Floats], images: np.ndarray, made: np.ndarray,
     """The share of normals above the limit that catches ``detection`` of the defects."""
     clean, defects = scores[0][images], scores[1][made]
     limit = float(np.quantile(defects, 1 - detection))
-    spread_ = max(float(clean.std(ddof=1)), 1e-6)
-    return max(0.5 * math.erfc((limit - float(clean.mean())) / spread_ / math.sqrt(2)), 1e-4)
+    quarters = np.quantile(clean, (0.25, 0.75))
+    width = min(float(clean.std()), float(quarters[1] - quarters[0]) / 1.34)  # Silverman's rule
+    width = max(0.9 * width * len(clean) ** -0.2, 1e-6)
+    above = [0.5 * math.erfc((limit - score) / width / math.sqrt(2)) for score in clean]
+    return max(float(np.mean(above)), _FEWEST_ALARMS)
 
 
 @dataclass(frozen=True)
@@ -238,7 +242,7 @@ def _scorer(model: Model, normals: _Images, rows: np.ndarray) -> Scorer:
 
 
 def _scores(scorer: Scorer, clean: _Images, defects: _Images) -> tuple[Floats, Floats]:
-    """Of held-out normals and of defects, on a scale on which those of normals are about normal."""
+    """Of held-out normals and of defects, as logarithms where that can be."""
     both = [_score(scorer, images) for images in (clean, defects)]
     if min(scores.min() for scores in both) > 0:
         both = [np.log(scores) for scores in both]

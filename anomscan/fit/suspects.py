@@ -33,8 +33,8 @@ from anomscan.types import Features, Metric
 
 RATE = 0.1
 """Share of those named that are normal, on average."""
-FEWEST = 20
-"""Normals of which a tail can be told."""
+FEWEST, MOST_RANKED = 20, 10_000
+"""Normals of which a tail can be told; and so many are compared at most, evenly spread over all."""
 MIDDLE, UPPER = 0.5, 0.9
 _SMALLEST, _NARROWEST = 1e-6, 1e-3
 _MOST_COPIES = 64
@@ -73,7 +73,9 @@ def find_suspects(
             more = patch_scores_without(scorer.patches, held_out.patches, others.paths, copies)
             patch = np.concatenate([patch, more])
         ranked, features = [*ranked, *others.paths], np.concatenate([features, others.features])
-    return rank(ranked, features, patch, scorer, copies, weight)
+    few = np.linspace(0, len(ranked) - 1, min(MOST_RANKED, len(ranked))).astype(np.int64)
+    patch = None if patch is None else patch[few]
+    return rank([ranked[i] for i in few], features[few], patch, scorer, copies, weight)
 
 
 def image_scores(

@@ -79,8 +79,8 @@ def write_certificate(file: Path, title: str, about: Sequence[str], kinds: Mappi
 
 def limit_text(found: Catch, *, percent: bool = False) -> str:
     """From which size or contrast on nine of ten are caught, with its interval, in words."""
-    low, high = (_grade(value, found, percent) for value in (found.low, found.high))
-    return f"{_grade(found.limit, found, percent)} ({low} to {high})"
+    limit, low, high = (_grade(value, found, percent) for value in (found.limit, found.low, found.high))
+    return limit if low == high else f"{limit} ({low} to {high})"
 
 
 def curve_text(found: Catch, *, percent: bool = False) -> str:
@@ -99,7 +99,7 @@ def _grade(value: float, found: Catch, percent: bool) -> str:
         return f"below {times * found.steps[0]:g}{unit}"
     if math.isinf(value):
         return f"above {times * found.steps[-1]:g}{unit}"
-    return f"{times * value:.2g}{unit}"
+    return f"{float(f'{times * value:.2g}'):g}{unit}"
 
 
 def _url(pixels: Pixels) -> str:

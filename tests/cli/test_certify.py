@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY, Run, draw, fake_model
+from tests.conftest import REPOSITORY, Run, draw_plain, fake_model
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def made(tmp_path: Path) -> Path:
     """A model with twenty held-out normals."""
     (tmp_path / "normal").mkdir()
     for seed in range(40):
-        draw(seed).save(tmp_path / "normal" / f"{seed:02}.png")
+        draw_plain(seed).save(tmp_path / "normal" / f"{seed:02}.png")
     fake_model(tmp_path / "normal", tmp_path / "anomscan-model", 0.5)
     return tmp_path / "anomscan-model"
 
@@ -24,15 +24,11 @@ def test_a_table_on_standard_output_and_the_rest_beside_it(run: Run, made: Path,
     done = run("certify", "--fpr", "0.1", "--draws", "5", "--enough", "--report", "c.html")
     assert done.returncode == 0, done.stderr
     table = done.stdout.decode().splitlines()
-    assert table[0].startswith("made defect")
-    assert [line.split("  ")[0] for line in table[1:]] == [
-        "scratch",
-        "hole",
-        "blob",
-        "missing part",
-        "stain",
-        "blur",
-    ]
+    names = ["scratch", "hole", "blob", "missing part", "stain", "blur"]
+    first = [line.split("  ")[0].strip() for line in table]
+    assert first == ["size, % of the side", *names, "contrast, of 255", *names]
+    assert table[0].split()[-5:] == ["1", "2", "4", "8", "16"]
+    assert max(map(len, table)) <= 80
     told = done.stderr.decode()
     assert "at --fpr 0.1: 5 defects of each kind, size and contrast on 20 normal images" in told
     assert "without any defect," in told

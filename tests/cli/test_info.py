@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Run, draw_odd, fake_model
-from tests.fit.test_suspects import plain
+from tests.conftest import Run, draw_odd, draw_plain, fake_model
 
 
 def test_info_shows_and_prints_the_manifest(run: Run, model_folder: Path) -> None:
@@ -55,7 +54,7 @@ def test_what_is_damaged_is_one_sentence(run: Run, model_folder: Path, tmp_path:
 def test_suspects_among_the_normals_are_shown(run: Run, tmp_path: Path) -> None:
     (tmp_path / "normal").mkdir()
     for seed in range(30):
-        plain(seed).save(tmp_path / "normal" / f"{seed}.png")
+        draw_plain(seed).save(tmp_path / "normal" / f"{seed}.png")
     draw_odd(400).save(tmp_path / "normal" / "odd.png")
     fake_model(tmp_path / "normal", tmp_path / "anomscan-model")
     done = run("info", "--report", "normals.html")

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from anomscan.fit.build import on_suspects
 from anomscan.fit.feedback import add, remove
@@ -14,7 +13,7 @@ from anomscan.model.folder import read_manifest, verified
 from anomscan.model.suspects import SUSPECTS, Suspects
 from anomscan.scoring.info import Looks, ScorerInfo
 from anomscan.scoring.knn import Knn
-from tests.conftest import draw_odd, fake_model, silent
+from tests.conftest import draw_odd, draw_plain, fake_model, silent
 
 
 def test_a_normal_is_scored_by_the_others_without_its_copies() -> None:
@@ -81,19 +80,13 @@ def euclidean() -> Knn:
     return Knn(ScorerInfo("knn", 2, "euclidean"))
 
 
-def plain(seed: int) -> Image.Image:
-    """Grey cells that differ from image to image by the same amount everywhere: no normal stands out."""
-    cells = np.random.default_rng(seed).uniform(100, 140, (8, 8, 3))
-    return Image.fromarray(cells.astype(np.uint8)).resize((64, 64), 0)
-
-
 @pytest.fixture
 def dirty(tmp_path: Path) -> Path:
     """Forty normals, and an anomaly among them."""
     folder = tmp_path / "normal"
     folder.mkdir()
     for seed in range(40):
-        plain(seed).save(folder / f"{seed:02}.png")
+        draw_plain(seed).save(folder / f"{seed:02}.png")
     draw_odd(500).save(folder / "odd.png")
     return folder
 
@@ -113,7 +106,7 @@ def test_an_anomaly_among_the_normals_is_named_with_what_removes_it(
     assert any(note.startswith("1 normal is unlike the other 40; look at them") for note in fitted.notes)
     remove([str(dirty / "odd.png")], str(model))
     assert (read(model).suspected, len(read(model).ranked)) == ([], 40)
-    plain(999).save(tmp_path / "more.png")
+    draw_plain(999).save(tmp_path / "more.png")
     add([str(tmp_path / "more.png")], str(model), silent)
     assert len(read(model).ranked) == 40
 
@@ -144,6 +137,16 @@ def test_of_too_many_normals_with_patches_some_are_ranked(
     monkeypatch.setattr(held_out, "MOST_WITH_PATCHES", 25)
     fake_model(dirty, tmp_path / "m", looks="both")
     assert read(tmp_path / "m").normals == 25
+
+
+def test_of_very_many_normals_some_are_ranked(
+    dirty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from anomscan.fit import suspects
+
+    monkeypatch.setattr(suspects, "MOST_RANKED", 30)
+    fake_model(dirty, tmp_path / "m", 0.2)
+    assert read(tmp_path / "m").normals == 30
 
 
 def read(model: Path) -> Suspects:

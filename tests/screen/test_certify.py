@@ -9,7 +9,7 @@ from anomscan.errors import CalibrationTooSmall, InputError
 from anomscan.images.defects import DEFECTS
 from anomscan.model.model import Model, read_model
 from anomscan.screen.certify import CONTRASTS, SIZES, certify, held_out_images
-from tests.conftest import draw, fake_model, silent
+from tests.conftest import draw_plain, fake_model, silent
 
 TWO = {name: DEFECTS[name] for name in ("hole", "blur")}
 
@@ -20,7 +20,7 @@ def certified(tmp_path_factory: pytest.TempPathFactory) -> Model:
     folder = tmp_path_factory.mktemp("certified")
     (folder / "normal").mkdir()
     for seed in range(40):
-        draw(seed).save(folder / "normal" / f"{seed:02}.png")
+        draw_plain(seed).save(folder / "normal" / f"{seed:02}.png")
     fake_model(folder / "normal", folder / "model", 0.5, looks="both")
     return read_model(str(folder / "model"), threads=1)
 
@@ -36,10 +36,10 @@ def test_large_and_strong_defects_are_caught_and_faint_ones_are_not(certified: M
     assert hole.by_size.caught[0] < 6
     assert 0 < hole.by_size.limit <= 0.16
     assert sum(found.kinds["blur"].by_size.caught) < sum(hole.by_size.caught)  # a disc has no details
-    assert hole.example.pixels.shape == (96, 96, 3)
+    assert hole.example.pixels.shape == (64, 64, 3)
     x, y, width, height = hole.example.box
-    assert 0 <= x < x + width <= 96
-    assert 0 <= y < y + height <= 96
+    assert 0 <= x < x + width <= 64
+    assert 0 <= y < y + height <= 64
 
 
 def test_the_same_seed_certifies_the_same(certified: Model) -> None:
@@ -55,7 +55,7 @@ def test_the_same_seed_certifies_the_same(certified: Model) -> None:
 
 def test_other_normals_may_be_named(certified: Model, tmp_path: Path) -> None:
     for seed in range(6):
-        draw(900 + seed).save(tmp_path / f"{seed}.png")
+        draw_plain(900 + seed).save(tmp_path / f"{seed}.png")
     (tmp_path / "broken.png").write_bytes(b"broken")
     paths = [str(path) for path in sorted(tmp_path.iterdir())]
     found = certify(certified, paths, 0.1, silent, draws=5, defects={"hole": TWO["hole"]})
