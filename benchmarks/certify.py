@@ -2,8 +2,7 @@ r"""Whether ``certify`` predicts what a defect that it has never seen is caught 
 
 For each set an index is built and certified on its held-out normals. Then a crack, a kind of defect that the
 tool does not make anywhere, is made onto normals that the model has never seen, of another folder where there
-is one, and the share that is caught is compared, at each size and contrast, with two predictions from the
-held-out normals:
+is one, and the share that is caught is compared, at each size, with two predictions from held-out normals:
 
 * ``same``: the share of cracks that is caught there, which is what ``certify`` says of the kinds it makes;
 * ``others``: the mean share of the six kinds that ``certify`` makes, for a kind that nobody thought of.
@@ -13,7 +12,7 @@ held-out normals:
         tile=/tmp/data/tile/normal:/tmp/data/tile/incoming/good \
         fashion-mnist-0=/tmp/data/fm/train/0:/tmp/data/fm/test/0 flange=sample_data/normal:good
 
-MODEL gives the network. A row a set, size and contrast.
+MODEL gives the network. A row a set and size, at a contrast of 80.
 """
 
 from __future__ import annotations
@@ -23,28 +22,21 @@ import csv
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from anomscan.fit.index import IndexOptions, index
-from anomscan.images.defects import Values
+from anomscan.images.defects import DEFECTS, Defect, Values
 from anomscan.images.find import Source, find
 from anomscan.model.manifest import HoldOut
-from anomscan.model.model import read_model
-from anomscan.screen.certify import (
-    CONTRASTS,
-    FIXED_CONTRAST,
-    FIXED_SIZE,
-    SIZES,
-    Certificate,
-    certify,
-    held_out_images,
-)
+from anomscan.model.model import Model, read_model
+from anomscan.screen.certify import FIXED_CONTRAST, SIZES, Certificate, certify, held_out_images
+from anomscan.types import Progress
 
-COLUMNS = ("set", "size", "contrast", "draws", "seen", "same", "others")
+COLUMNS = ("set", "size", "draws", "seen", "same", "others")
 MOST = 300
 
 
@@ -74,16 +66,10 @@ def paths(folder: str, most: int) -> list[str]:
     return [found[i] for i in np.linspace(0, len(found) - 1, min(most, len(found))).astype(int)]
 
 
-def shares(certificate: Certificate) -> dict[tuple[float, float], float]:
-    """The mean over its kinds of the share caught, by size and contrast."""
-    found: dict[tuple[float, float], list[float]] = {}
-    for kind in certificate.kinds.values():
-        for size, rate in zip(SIZES, kind.by_size.rates, strict=True):
-            found.setdefault((size, FIXED_CONTRAST), []).append(rate)
-        for contrast, rate in zip(CONTRASTS, kind.by_contrast.rates, strict=True):
-            if contrast != FIXED_CONTRAST:
-                found.setdefault((FIXED_SIZE, contrast), []).append(rate)
-    return {cell: float(np.mean(rates)) for cell, rates in found.items()}
+def shares(certificate: Certificate) -> list[float]:
+    """The mean over its kinds of the share that is caught, by size."""
+    rates = [kind.by_size.rates for kind in certificate.kinds.values()]
+    return [float(share) for share in np.mean(rates, axis=0)]
 
 
 def rows(name: str, normal: str, other: str, arguments: argparse.Namespace) -> Iterator[dict[str, object]]:
@@ -97,13 +83,25 @@ def rows(name: str, normal: str, other: str, arguments: argparse.Namespace) -> I
         index(os.fspath(chosen), folder, IndexOptions(), lambda *_: None, HoldOut(arguments.holdout))
         model = read_model(folder, 2)
         held, fpr, draws = held_out_images(model), arguments.fpr, arguments.draws
-        seen = shares(certify(model, paths(other, MOST), fpr, print_nothing, draws, 1, {"crack": crack}))
-        same = shares(certify(model, held, fpr, print_nothing, draws, 2, {"crack": crack}))
-        others = shares(certify(model, held, fpr, print_nothing, max(5, draws // 8), 3))
-    for size, contrast in seen:
-        cell = (size, contrast)
-        figures = (f"{found[cell]:.4f}" for found in (seen, same, others))
-        yield dict(zip(COLUMNS, (name, size, contrast, draws, *figures), strict=True))
+        told = (model, fpr, print_nothing)
+        seen = certified(*told, paths(other, MOST), draws, 1, {"crack": crack})
+        same = certified(*told, held, draws, 2, {"crack": crack})
+        others = certified(*told, held, max(5, draws // 16), 3, DEFECTS)
+    for size, *figures in zip(SIZES, seen, same, others, strict=True):
+        yield dict(zip(COLUMNS, (name, size, draws, *(f"{figure:.4f}" for figure in figures)), strict=True))
+
+
+def certified(
+    model: Model,
+    fpr: float,
+    progress: Progress,
+    normals: list[str],
+    draws: int,
+    seed: int,
+    defects: Mapping[str, Defect],
+) -> list[float]:
+    """The share that is caught, by size."""
+    return shares(certify(model, normals, fpr, progress, draws, seed, defects, (FIXED_CONTRAST,)))
 
 
 def print_nothing(*_: object) -> None:

@@ -53,6 +53,11 @@ class Summary:
         return self.images - self.unreadable
 
     @property
+    def judged(self) -> int:
+        """What was ranked and decided on: images, or parts."""
+        return self.scored if self.parts is None else self.parts
+
+    @property
     def shifted(self) -> bool:
         """Whether the batch as a whole is unlike the normals."""
         return self.drift is not None and self.drift.shifted
@@ -62,18 +67,18 @@ class Summary:
         from anomscan.stats.calibration import fewest_discoveries
 
         lines = []
+        what = f"{self.judged} {'images' if self.parts is None else 'parts'}"
         if self.shifted:
             lines.append(SHIFTED)
         elif self.anomalous is not None:
-            what = f"{self.scored} images" if self.parts is None else f"{self.parts} parts"
             asked = "" if self.review is None else f", {self.review} to review"
             lines.append(f"{self.anomalous} of {what} are anomalous{asked}")
         if self.decision.fdr is not None and not self.anomalous:
-            fewest = fewest_discoveries(self.decision.fdr, self.scored, self.held_out)
+            fewest = fewest_discoveries(self.decision.fdr, self.judged, self.held_out)
             if fewest > 1:
                 lines.append(
                     f"with {self.held_out} held-out normals, --fdr {self.decision.fdr:g} finds nothing "
-                    f"unless {fewest} of {self.scored} images exceed them all; hold out more, or use --fpr"
+                    f"unless {fewest} of {what} exceed them all; hold out more, or use --fpr"
                 )
         if self.unreadable:
             lines.append(f"{self.unreadable} of {self.images} files could not be read")

@@ -92,6 +92,7 @@ def certify(
     draws: int = DRAWS,
     seed: int = 0,
     defects: Mapping[str, Defect] = DEFECTS,
+    contrasts: Sequence[float] = CONTRASTS,
 ) -> Certificate:
     """Make defects onto normal images and score them.
 
@@ -103,6 +104,7 @@ def certify(
         draws: defects of a kind, a size and a contrast.
         seed: of places, shapes and resampling.
         defects: what to make.
+        contrasts: of them, at ``FIXED_SIZE``; those of every size have ``FIXED_CONTRAST``.
 
     Raises:
         CalibrationTooSmall: ``fpr`` is out of the model's reach.
@@ -111,14 +113,14 @@ def certify(
     check(Decision(fpr=fpr), model.calibration)
     reading = model.manifest.preprocessing.reading
     sources = _readable(model, normals, reading)
-    trials = list(_trials(len(sources), draws, seed, list(defects)))
+    trials = list(_trials(len(sources), draws, seed, list(defects), contrasts))
     p_values = np.array(list(_scored(model, sources, trials, defects, progress)))
     caught = p_values <= fpr
     clean = np.array([trial.kind is None for trial in trials])
     found = {
         kind: Graded(
-            _graded(trials, caught, kind, seed, by_size=True),
-            _graded(trials, caught, kind, seed, by_size=False),
+            _by_size(trials, caught, kind, seed),
+            _by_contrast(trials, caught, kind, seed, contrasts),
             _example(sources, trials, caught, kind, defects, reading),
         )
         for kind in defects
@@ -176,11 +178,13 @@ def _readable(model: Model, normals: Sequence[str], reading: Reading) -> list[st
     return kept
 
 
-def _trials(images: int, draws: int, seed: int, kinds: Sequence[str]) -> Iterator[Trial]:
+def _trials(
+    images: int, draws: int, seed: int, kinds: Sequence[str], contrasts: Sequence[float]
+) -> Iterator[Trial]:
     """Every kind at every size and contrast, on images in turn, and the images as they are."""
     generator = np.random.default_rng(seed)
     grades = [(size, FIXED_CONTRAST) for size in SIZES]
-    grades += [(FIXED_SIZE, contrast) for contrast in CONTRASTS if (FIXED_SIZE, contrast) not in grades]
+    grades += [(FIXED_SIZE, contrast) for contrast in contrasts if contrast != FIXED_CONTRAST]
     for source in range(images):
         yield Trial(None, 0.0, 0.0, source, 0)
     for kind in kinds:
@@ -234,21 +238,30 @@ def _maker(
     return make
 
 
-def _graded(trials: Sequence[Trial], caught: np.ndarray, kind: str, seed: int, *, by_size: bool) -> Catch:
-    steps = SIZES if by_size else CONTRASTS
-    rows = [
-        i
-        for i, trial in enumerate(trials)
-        if trial.kind == kind and (trial.contrast == FIXED_CONTRAST if by_size else trial.size == FIXED_SIZE)
-    ]
-    grades = [steps.index(trials[i].size if by_size else trials[i].contrast) for i in rows]
-    return catch(
-        np.array(steps, np.float64),
-        np.array(grades, np.int64),
-        caught[rows],
-        np.array([trials[i].source for i in rows], np.int64),
-        seed,
-    )
+def _by_size(trials: Sequence[Trial], caught: np.ndarray, kind: str, seed: int) -> Catch:
+    rows = [i for i, trial in enumerate(trials) if (trial.kind, trial.contrast) == (kind, FIXED_CONTRAST)]
+    return _graded(SIZES, [trials[i].size for i in rows], rows, trials, caught, seed)
+
+
+def _by_contrast(
+    trials: Sequence[Trial], caught: np.ndarray, kind: str, seed: int, contrasts: Sequence[float]
+) -> Catch:
+    rows = [i for i, trial in enumerate(trials) if (trial.kind, trial.size) == (kind, FIXED_SIZE)]
+    return _graded(contrasts, [trials[i].contrast for i in rows], rows, trials, caught, seed)
+
+
+def _graded(
+    steps: Sequence[float],
+    grades: Sequence[float],
+    rows: list[int],
+    trials: Sequence[Trial],
+    caught: np.ndarray,
+    seed: int,
+) -> Catch:
+    """The curve through some of the trials, each of one of the ``steps``."""
+    numbers = np.array([steps.index(grade) for grade in grades], np.int64)
+    sources = np.array([trials[i].source for i in rows], np.int64)
+    return catch(np.array(steps, np.float64), numbers, caught[rows], sources, seed)
 
 
 def _example(

@@ -58,10 +58,12 @@ class Parts:
 
     @property
     def calibration(self) -> Calibration | None:
-        """Held-out parts with as many views as those that were judged, where that is one number."""
+        """What the parts' scores are compared with, where all have one number of views; else None."""
         if self._held is None or len(self._seen) != 1:
             return None
         (count,) = self._seen
+        if count == 1:
+            return self._held.images
         return self._held.of_views(count) if self._held.are_enough(count) else None
 
     def require(self, rate: float, option: str) -> None:

@@ -196,6 +196,8 @@ def run(job: ScoreJob, progress: Progress) -> Outcome:
             for rate, option in job.decision.rates:
                 outcome.parts.require(rate, option)
         outcome.limit = decide(job.decision, outcome.ranking, outcome._judging)
+        if outcome.parts and outcome.parts.calibration is None and job.decision.threshold is None:
+            outcome.limit = None  # parts with other numbers of views have other limits
         outcome.review_limit = review(job.decision, outcome.ranking, outcome._judging)
         outcome.seconds = monotonic() - began
     except BaseException:
