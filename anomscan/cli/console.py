@@ -249,9 +249,12 @@ def certificate_lines(certificate: Certificate, more: Enough | None) -> list[str
         f"{certificate.images} normal images; sizes in % of the shorter side at a contrast of "
         f"{FIXED_CONTRAST:g}, contrasts in grey levels at a size of {100 * FIXED_SIZE:g} %, and the share "
         f"in % that is caught at each; the intervals hold {100 * CONFIDENCE:.0f} %",
-        f"without any defect, {certificate.alarms} of the {certificate.clean} are called anomalous",
         NOT_REAL,
     ]
+    if certificate.clean:
+        lines.insert(
+            1, f"without any defect, {certificate.alarms} of the {certificate.clean} are called anomalous"
+        )
     if more is None:
         return lines
     steps = ", ".join(

@@ -72,8 +72,9 @@ class Graded:
 class Certificate:
     """What a model catches at a rate of false alarms.
 
-    ``kinds`` are those of made defects; ``alarms`` of ``clean`` images without one were called anomalous;
-    ``images`` is how many normals defects were made onto, ``draws`` how many of each kind and grade.
+    ``kinds`` are those of made defects; ``alarms`` of ``clean`` images without one were called anomalous,
+    where they are none of the held-out normals, which were said to be normal; ``images`` is how many normals
+    defects were made onto, ``draws`` how many of each kind and grade.
     """
 
     fpr: float
@@ -113,7 +114,9 @@ def certify(
     check(Decision(fpr=fpr), model.calibration)
     reading = model.manifest.preprocessing.reading
     sources = _readable(model, normals, reading)
-    trials = list(_trials(len(sources), draws, seed, list(defects), contrasts))
+    held = set(held_out_images(model))
+    trials = [Trial(None, 0.0, 0.0, i, 0) for i, path in enumerate(sources) if path not in held]
+    trials += _trials(len(sources), draws, seed, list(defects), contrasts)
     p_values = np.array(list(_scored(model, sources, trials, defects, progress)))
     caught = p_values <= fpr
     clean = np.array([trial.kind is None for trial in trials])
@@ -181,12 +184,10 @@ def _readable(model: Model, normals: Sequence[str], reading: Reading) -> list[st
 def _trials(
     images: int, draws: int, seed: int, kinds: Sequence[str], contrasts: Sequence[float]
 ) -> Iterator[Trial]:
-    """Every kind at every size and contrast, on images in turn, and the images as they are."""
+    """Every kind at every size and contrast, on images in turn."""
     generator = np.random.default_rng(seed)
     grades = [(size, FIXED_CONTRAST) for size in SIZES]
     grades += [(FIXED_SIZE, contrast) for contrast in contrasts if contrast != FIXED_CONTRAST]
-    for source in range(images):
-        yield Trial(None, 0.0, 0.0, source, 0)
     for kind in kinds:
         for size, contrast in grades:
             order = np.concatenate([generator.permutation(images) for _ in range(-(-draws // images))])

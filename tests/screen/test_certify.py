@@ -27,8 +27,8 @@ def certified(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 def test_large_and_strong_defects_are_caught_and_faint_ones_are_not(certified: Model) -> None:
     found = certify(certified, held_out_images(certified), 0.1, silent, draws=6, defects=TWO)
-    assert (found.images, found.clean, found.draws, found.fpr) == (20, 20, 6, 0.1)
-    assert found.alarms <= 2  # of those that calibrate
+    assert (found.images, found.draws, found.fpr) == (20, 6, 0.1)
+    assert (found.clean, found.alarms) == (0, 0)  # those that calibrate were said to be normal
     hole = found.kinds["hole"]
     assert hole.by_size.made == [6] * len(SIZES)
     assert hole.by_contrast.made == [6] * len(CONTRASTS)
@@ -60,6 +60,7 @@ def test_other_normals_may_be_named(certified: Model, tmp_path: Path) -> None:
     paths = [str(path) for path in sorted(tmp_path.iterdir())]
     found = certify(certified, paths, 0.1, silent, draws=5, defects={"hole": TWO["hole"]})
     assert (found.images, found.clean) == (6, 6)
+    assert found.alarms < 6
 
 
 def test_what_cannot_be_certified(certified: Model, model: Model, tmp_path: Path) -> None:
