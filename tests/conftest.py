@@ -49,6 +49,12 @@ def draw_odd(seed: int) -> Image.Image:
     return ImageOps.invert(draw(seed))
 
 
+def draw_plain(seed: int) -> Image.Image:
+    """Grey cells that differ from image to image by the same amount everywhere: none stands out."""
+    cells = np.random.default_rng(seed).uniform(100, 140, (8, 8, 3))
+    return Image.fromarray(cells.astype(np.uint8)).resize((SIZE, SIZE), 0)
+
+
 def silent(*_: object) -> None:
     """Take progress and say nothing."""
 

@@ -33,6 +33,7 @@ SEPARATE = {"adapt": {"report", "model"}, "screen": {"fit", "adapt"}}
 OWNERS = {
     "PIL": [
         "images/decode.py",
+        "images/defects.py",
         "images/glance.py",
         "images/levels.py",
         "images/masks.py",

@@ -11,7 +11,7 @@ import typer
 
 import anomscan
 
-_ORDER = ("adapt", "index", "calibrate", "score", "watch", "evaluate", "export", "info")
+_ORDER = ("adapt", "index", "calibrate", "certify", "score", "watch", "evaluate", "export", "info")
 """As a user meets them; further verbs come last."""
 
 app = typer.Typer(
@@ -53,7 +53,7 @@ def _verbs() -> list[str]:
 
 
 if "_ANOMSCAN_COMPLETE" in os.environ:  # a shell asks, see docs/on-the-line.md
-    from typer.completion import completion_init
+    from typer._completion_classes import completion_init
 
     completion_init()
 

@@ -22,12 +22,16 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from anomscan.fit.build import Fitted
+    from anomscan.fit.enough import Enough
     from anomscan.model.manifest import CalibrationInfo, Manifest
+    from anomscan.model.suspects import Suspects
     from anomscan.network.network import Int8Info
     from anomscan.report.rows import Row
     from anomscan.scoring.info import GalleryInfo
+    from anomscan.screen.certify import Certificate
     from anomscan.screen.evaluate import Evaluation
     from anomscan.screen.ranking import Ranking
+    from anomscan.stats.catch import Catch
     from anomscan.types import Progress
 
 TABLE_ROWS = 50
@@ -103,29 +107,40 @@ def ranking_table(ranking: Ranking, top: int | None) -> None:
             "" if row.rank is None else str(row.rank),
             "" if row.score is None else f"{row.score:.4f}",
             *([] if smallest is None else [_p_value(row, smallest)]),
-            Text(printable(row.path)),
+            Text(printable(row.path) + _views(row)),
             note,
         )
     _print(table)
-    if top is None and ranking.scored > TABLE_ROWS:
-        message(f"the first {TABLE_ROWS} of {ranking.scored}; --top N or -o FILE for more")
+    if top is None and ranking.ranked > TABLE_ROWS:
+        message(f"the first {TABLE_ROWS} of {ranking.ranked}; --top N or -o FILE for more")
+
+
+def _views(row: Row) -> str:
+    """The other views of a part, where parts are judged."""
+    from anomscan.text import printable
+
+    others = [os.path.basename(view) for view in row.views or () if view != row.path]
+    return f" (and {', '.join(map(printable, others))})" if others else ""
 
 
 def _p_value(row: Row, smallest: float) -> Text:
-    """A bar on a logarithmic scale, full for the smallest p-value, and the number; ``!`` if anomalous."""
+    """A bar on a logarithmic scale, full for the smallest p-value, and the number.
+
+    ``!`` behind it is anomalous, ``?`` something that a person should look at.
+    """
     from rich.text import Text
 
     if row.p_value is None:
         return Text()
     full = math.log(row.p_value) / min(math.log(smallest), -1e-9)
     bar = "█" * round(P_VALUE_BAR * full)
-    called = "!" if row.anomalous else " "
+    called = "!" if row.anomalous else "?" if row.review else " "
     text = Text(f"{bar:<{P_VALUE_BAR}} {row.p_value:.2g}{called}")
     text.stylize("bold red" if row.anomalous else "dim", 0, P_VALUE_BAR)
     return text
 
 
-def model_table(manifest: Manifest, folder: str) -> None:
+def model_table(manifest: Manifest, folder: str, suspects: Suspects | None = None) -> None:
     """Draw what a model folder holds, on standard output."""
     from rich.table import Table
     from rich.text import Text
@@ -158,6 +173,7 @@ def model_table(manifest: Manifest, folder: str) -> None:
         ("focus", manifest.focus.describe()),
         ("scorer", scorer_class(manifest.scorer.name).describe(manifest.scorer)),
         ("normals", f"{data.images} images of {printable(data.root)}, {data.unreadable} unreadable"),
+        *((("suspects", _suspects(suspects)),) if suspects else ()),
         ("search", _search(manifest.gallery)),
         *((("patches", _search(manifest.patches.gallery)),) if manifest.patches else ()),
         ("precision", _precision(manifest.int8)),
@@ -198,6 +214,57 @@ def evaluation_table(evaluation: Evaluation) -> None:
     _print(table)
 
 
+def certificate_table(certificate: Certificate) -> None:
+    """Draw from which size, and from which contrast on made defects are caught, and the share at each."""
+    kinds = certificate.kinds.items()
+    _print(_catch_table("size, % of the side", {name: kind.by_size for name, kind in kinds}, 100))
+    _print(_catch_table("contrast, of 255", {name: kind.by_contrast for name, kind in kinds}, 1))
+
+
+def _catch_table(name: str, found: dict[str, Catch], times: float) -> Table:
+    """A line for each kind: where nine of ten are caught, and how many of a hundred at each step."""
+    from rich.table import Table
+
+    from anomscan.report.certificate import limit_text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(name, style="bold", no_wrap=True, min_width=20)
+    table.add_column("9 of 10 caught from", no_wrap=True, min_width=28)
+    for step in next(iter(found.values())).steps:
+        table.add_column(f"{times * step:g}", justify="right", min_width=3)
+    for kind, caught in found.items():
+        limit = limit_text(caught, percent=times != 1)
+        table.add_row(kind, limit, *(f"{100 * rate:.0f}" for rate in caught.rates))
+    return table
+
+
+def certificate_lines(certificate: Certificate, more: Enough | None) -> list[str]:
+    """What a certificate says besides its table, and whether more normals would help."""
+    from anomscan.report.certificate import NOT_REAL
+    from anomscan.screen.certify import FIXED_CONTRAST, FIXED_SIZE
+    from anomscan.stats.catch import CONFIDENCE
+
+    lines = [
+        f"at --fpr {certificate.fpr:g}: {certificate.draws} defects of each kind, size and contrast on "
+        f"{certificate.images} normal images; sizes in % of the shorter side at a contrast of "
+        f"{FIXED_CONTRAST:g}, contrasts in grey levels at a size of {100 * FIXED_SIZE:g} %, and the share "
+        f"in % that is caught at each; the intervals hold {100 * CONFIDENCE:.0f} %",
+        NOT_REAL,
+    ]
+    if certificate.clean:
+        lines.insert(
+            1, f"without any defect, {certificate.alarms} of the {certificate.clean} are called anomalous"
+        )
+    if more is None:
+        return lines
+    steps = ", ".join(
+        f"{100 * step.alarms:.2g} % ({100 * step.low:.2g} to {100 * step.high:.2g}) "
+        f"with {step.normals} normals"
+        for step in more.steps
+    )
+    return [*lines, f"false alarms where {100 * more.detection:.0f} % are caught: {steps}", more.sentence()]
+
+
 def _selection_table(selection: dict[str, Any]) -> Table:
     """The label-free criterion at every checkpoint, the chosen one marked."""
     from rich.table import Table
@@ -235,6 +302,14 @@ def _search(info: GalleryInfo) -> str:
     if info.query_ms is not None:
         recall += f", {info.query_ms:.2f} ms a query on one core"
     return f"{info.index}{reduced}{recall}"
+
+
+def _suspects(suspects: Suspects) -> str:
+    """The normals that are unlike the others, the most unlike first."""
+    from anomscan.text import printable
+
+    names = ", ".join(printable(suspect.path) for suspect in suspects.suspected)
+    return f"{len(suspects.suspected) or 'none'} of {suspects.normals}{': ' if names else ''}{names}"
 
 
 def _held_out(info: CalibrationInfo | None) -> str:
@@ -292,13 +367,22 @@ def _p_values(calibration: CalibrationInfo | None) -> str:
     return f"{calibration.images} more are held out{groups}: p-values from {smallest:.2g} up"
 
 
-def deliver(ranking: Ranking, copy_to: str | None, move_to: str | None, *, rows_are_safe: bool) -> None:
-    """Copy and move the anomalous images, and say what was not; none is moved whose row nobody has."""
+def deliver(
+    ranking: Ranking, review_to: str | None, copy_to: str | None, move_to: str | None, *, rows_are_safe: bool
+) -> None:
+    """Copy and move images, and say what was not; none is moved whose row nobody has.
+
+    To ``review_to`` go copies of those that a person should look at, to the others the anomalous ones.
+    """
     from anomscan.files.delivery import deliver as put
 
     if move_to and not rows_are_safe:
         raise OutputError("nobody reads the rows any more, so that no image was moved")
-    for folder, move in ((copy_to, False), (move_to, True)):
+    for files, folder, move in (
+        (ranking.review_files, review_to, False),
+        (ranking.anomalous_files, copy_to, False),
+        (ranking.anomalous_files, move_to, True),
+    ):
         if folder:
-            for reason in put(ranking.anomalous_files(), folder, move=move).left:
+            for reason in put(files(), folder, move=move).left:
                 message(reason)

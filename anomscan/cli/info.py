@@ -7,22 +7,38 @@ from typing import Annotated
 import typer
 
 from anomscan.cli.options import DEFAULT_MODEL, ModelFolder
+from anomscan.errors import InputError
 
 
 def info(
     model: ModelFolder = DEFAULT_MODEL,
     json: Annotated[bool, typer.Option("--json", help="Print model.json instead of a table.")] = False,
+    report: Annotated[
+        str | None,
+        typer.Option(metavar="FILE.html", help="Write a page of the normals, the most unlike first."),
+    ] = None,
 ) -> None:
     """Show what a model folder holds, after verifying its checksums."""
     from json import dumps
 
-    from anomscan.cli.console import model_table
+    from anomscan.cli.console import model_table, progress_bar
+    from anomscan.files.atomic import whole_file
     from anomscan.model.folder import read_manifest, verified
+    from anomscan.model.suspects import SUSPECTS, Suspects
+    from anomscan.report.normals import write_normals_page
 
     manifest = read_manifest(model)
-    for role in manifest.files:
-        verified(model, manifest, role)
+    files = {role: verified(model, manifest, role) for role in manifest.files}
+    suspects = Suspects.load(files[SUSPECTS]) if SUSPECTS in files else None
+    if report is not None:
+        if suspects is None:
+            raise InputError(
+                "the model does not say which of its normals are unlike the others: they were fewer than "
+                "20, or indexed by an older anomscan; index or adapt again"
+            )
+        with whole_file(report) as page, progress_bar() as progress:
+            write_normals_page(page, manifest, suspects, progress)
     if json:
         typer.echo(dumps(manifest.to_json(), indent=2))
     else:
-        model_table(manifest, model)
+        model_table(manifest, model, suspects)

@@ -19,14 +19,6 @@ EXIT_UNREADABLE = 3
 EXIT_ANOMALOUS = 10
 
 
-class GroupRule(StrEnum):
-    """What normals of one session, lot or day have in common."""
-
-    folder = "folder"
-    prefix = "prefix"
-    none = "none"
-
-
 class Device(StrEnum):
     """Where the network runs."""
 
@@ -76,8 +68,12 @@ Share = Annotated[
     ),
 ]
 GroupBy = Annotated[
-    GroupRule | None,
-    typer.Option("--group-by", help="Which normals are held out together (default: none)"),
+    str | None,
+    typer.Option(
+        "--group-by",
+        metavar="RULE",
+        help="Which normals are held out together: none, folder, prefix, part or REGEX (default: none)",
+    ),
 ]
 ImageSize = Annotated[
     int | None, typer.Option("--size", min=32, help="Side of the input in pixels (default: the backbone's)")

@@ -91,6 +91,18 @@ def score(
     threads: Threads = None,
     device: Annotated[Device, typer.Option(help="Where the network runs.")] = Device.auto,
     fpr: FalsePositives = None,
+    review: Annotated[
+        str | None,
+        typer.Option(metavar="R", help="Beside --fpr: up to this share, or N/day, a person should look."),
+    ] = None,
+    per_day: Annotated[
+        float | None,
+        typer.Option(min=1, metavar="N", help="Images or parts a day, for --review (default: the run's)"),
+    ] = None,
+    part_by: Annotated[
+        str | None,
+        typer.Option(metavar="RULE", help="One row a part, of several views: prefix, folder or REGEX."),
+    ] = None,
     fdr: Annotated[
         float | None,
         typer.Option(
@@ -109,6 +121,9 @@ def score(
     fail_on_anomaly: FailOnAnomaly = False,
     move_anomalous: MoveAnomalous = None,
     copy_anomalous: CopyAnomalous = None,
+    copy_review: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Copy what a person should look at there.")
+    ] = None,
     exclude: Exclude = None,
     min_age: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="Leave younger files for the next run.")
@@ -124,17 +139,22 @@ def score(
     from anomscan.files.streams import text_output
     from anomscan.images.decode import every_page
     from anomscan.images.find import Search
+    from anomscan.images.workpiece import PartRule
     from anomscan.model.model import read_model
     from anomscan.pipeline import available_cores
-    from anomscan.report.rows import further_columns
+    from anomscan.report.rows import OF_PARTS, REVIEW, further_columns
     from anomscan.screen.run import ScoreJob, run
-    from anomscan.stats.decision import UNDECIDED, Decision
+    from anomscan.stats.decision import UNDECIDED, Decision, Review
 
-    decision = Decision(fpr, fdr, threshold)
+    if review is None and (copy_review or per_day):
+        raise UsageError("what should a person look at? say so with --review")
+    decision = Decision(fpr, fdr, threshold, Review.parse(review, per_day) if review else None)
+    parts = PartRule.parse(part_by, "--part-by") if part_by else None
     if decision == UNDECIDED and (fail_on_anomaly or move_anomalous or copy_anomalous):
         raise UsageError("what is anomalous? say so with --fpr, --fdr or --threshold")
-    written = _Written(output, format_, top, further_columns(columns), report, heatmaps, summary)
-    folders = [folder for folder in (move_anomalous, copy_anomalous, heatmaps) if folder]
+    further = (*(REVIEW if review else ()), *(OF_PARTS if parts else ()), *further_columns(columns))
+    written = _Written(output, format_, top, further, report, heatmaps, summary)
+    folders = [folder for folder in (move_anomalous, copy_anomalous, copy_review, heatmaps) if folder]
     search, threads = Search(exclude or (), folders, min_age), threads or available_cores()
     with ExitStack() as running:
         with ExitStack() as outputs:
@@ -144,7 +164,7 @@ def score(
                 console.message("no heat maps: the model looks at whole images; see --focus of adapt")
             found = search.given(paths, null=null)
             wanted = every_page(found) if pages is Pages.all else found
-            job = ScoreJob(wanted, loaded, decision, k, threads, written.keep, search, max_pixels)
+            job = ScoreJob(wanted, loaded, decision, k, threads, written.keep, search, max_pixels, parts)
             journal = running.enter_context(_journal(job, output, resume=resume))
             with console.progress_bar() as progress:
                 pictures = None if journal.written else _Pictures.begin(written, outputs)
@@ -154,7 +174,8 @@ def score(
                     pictures.write(outcome, written, summed, progress)
             read = _write_rows(outcome, written, file)
         journal.outputs_are_written()
-        console.deliver(outcome.ranking, copy_anomalous, move_anomalous, rows_are_safe=read)
+        places = (copy_review, copy_anomalous, move_anomalous)
+        console.deliver(outcome.ranking, *places, rows_are_safe=read)
     for line in summed.messages():
         console.message(line)
     if fail_on_anomaly and summed.anomalous:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
+import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import anomscan
 from anomscan.fit.embed import embed
 from anomscan.fit.held_out import HeldOut, Kept, spread
 from anomscan.fit.normals import Normals
+from anomscan.fit.suspects import find_suspects
 from anomscan.images.find import Unreadable
-from anomscan.model.folder import ModelDraft
+from anomscan.model.folder import ModelDraft, verified
 from anomscan.model.manifest import Change, DataInfo, Manifest
 from anomscan.model.model import write_normals
+from anomscan.model.suspects import SUSPECTS, Suspects
 from anomscan.network.extractor import Extractor
 from anomscan.network.network import Network
 from anomscan.pipeline import available_cores
@@ -22,8 +27,11 @@ from anomscan.scoring.base import Scorer
 from anomscan.scoring.focused import Focused
 from anomscan.scoring.info import PatchInfo
 from anomscan.scoring.reduction import Reduction
-from anomscan.text import now
-from anomscan.types import Outputs, Progress
+from anomscan.text import many, now, printable
+from anomscan.types import Features, Outputs, Progress
+
+_NAMED = 20
+"""Suspects that are named; more are counted."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +67,11 @@ def build(
     material: Material,
     progress: Progress,
     reduction: Reduction | None = None,
+    suspect: Callable[[Scorer], Suspects | None] = lambda _: None,
 ) -> Manifest:
     """Fit the scorer, build its gallery, calibrate, and make it all the model of the draft's folder.
+
+    ``suspect`` tells by the fitted scorer which normals are unlike the others, if any are ranked.
 
     Raises:
         GalleryTooSmall: fewer normals than the scorer or ``reduction`` needs.
@@ -79,6 +90,9 @@ def build(
         draft.put(held_out.calibration.rescored(scores).save(draft.scratch)).put(held_out.save(draft.scratch))
         if focused and outputs.maps:
             focused.look_normal(outputs.maps)
+    suspects = suspect(scorer)
+    if suspects is not None:
+        draft.put(suspects.save(draft.scratch))
     draft.put(network.files).put(scorer.save(draft.scratch))
     draft.put(write_normals(draft.scratch, [material.paths[row] for row in indexed.rows]))
     return draft.commit(
@@ -122,6 +136,13 @@ def build_from(
     extractor = Extractor(network.graph, available_cores())
     preprocessing = network.preprocessing
     bank = Bank(most, network.method.seed) if network.focus.looks != "image" else None
+    compared = Kept({os.path.abspath(source.path) for source in spread(normals.sources)})
+
+    def take_both(patches: Features, paths: list[str]) -> None:
+        assert bank is not None  # noqa: S101 - it is given where there is one
+        bank.add(patches, paths)
+        compared.add(patches, paths)
+
     images = embed(
         "embedding the normals",
         normals.root,
@@ -129,7 +150,7 @@ def build_from(
         extractor,
         preprocessing,
         progress,
-        bank.add if bank is not None else None,
+        take_both if bank is not None else None,
     )
     unreadable, held_out = images.unreadable, None
     if normals.held_out:
@@ -140,10 +161,41 @@ def build_from(
         unreadable = [*unreadable, *others.unreadable]
         copies = normals.look.by_absolute_path()
         held_out = HeldOut.of(others, normals.rule, copies, kept.patches() if kept is not None else None)
+
+    def suspect(fitted: Scorer) -> Suspects | None:
+        progress("comparing the normals", 0, None, "")
+        copies = normals.look.by_absolute_path()
+        return find_suspects(
+            fitted,
+            images.paths,
+            images.outputs.image,
+            compared if bank is not None else None,
+            held_out,
+            copies,
+        )
+
     data = DataInfo(images.root, len(images.paths), len(unreadable), images.fingerprint)
     material = Material(images.outputs, images.paths, held_out, data, bank=bank)
-    manifest = build(draft, network, scorer, material, progress, reduction)
-    return Fitted(manifest, unreadable, [*normals.look.notes, *notes(draft)])
+    manifest = build(draft, network, scorer, material, progress, reduction, suspect)
+    said = [*normals.look.notes, *on_suspects(draft.folder, manifest), *notes(draft)]
+    return Fitted(manifest, unreadable, said)
+
+
+def on_suspects(folder: str, manifest: Manifest) -> list[str]:
+    """What the user should know of normals that are unlike the others, with what removes them."""
+    if SUSPECTS not in manifest.files:
+        return []
+    suspects = Suspects.load(verified(folder, manifest, SUSPECTS))
+    named = suspects.suspected
+    if not named:
+        return []
+    paths = " ".join(shlex.quote(printable(suspect.path)) for suspect in named[:_NAMED])
+    more = f" ... ({len(named) - _NAMED} more)" if len(named) > _NAMED else ""
+    return [
+        f"{many(len(named), 'normal is', 'normals are')} unlike the other {suspects.normals - len(named)}; "
+        "look at them with 'anomscan info --report FILE.html', and take out what is not normal:",
+        f"  anomscan index --model {shlex.quote(printable(folder))} --remove {paths}{more}",
+    ]
 
 
 def notes(draft: ModelDraft) -> list[str]:

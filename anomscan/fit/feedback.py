@@ -20,9 +20,10 @@ from anomscan.fit.index import of_model
 from anomscan.fit.look import Gathering
 from anomscan.fit.normals import Normals
 from anomscan.images.find import find
-from anomscan.model.folder import ModelDraft, read_manifest
-from anomscan.model.manifest import Change, GroupRule, HoldOut
+from anomscan.model.folder import ModelDraft, read_manifest, verified
+from anomscan.model.manifest import Change, GroupRule, HoldOut, Manifest
 from anomscan.model.model import Model, read_model
+from anomscan.model.suspects import SUSPECTS, Suspects
 from anomscan.pipeline import available_cores
 from anomscan.scoring.bank import Bank
 from anomscan.stats.calibration import CALIBRATION
@@ -177,4 +178,12 @@ def _changed(
     network = of_model(draft.folder, manifest, draft.scratch, scorer.arrays)
     changes = [*manifest.changes, change]
     material = Material(Outputs(vectors), normals, held_out, data, changes, bank, manifest.patches)
-    return Fitted(build(draft, network, scorer, material, lambda *_: None), [], notes(draft))
+    suspects = _suspects(draft.folder, manifest)
+    left = None if suspects is None else suspects.without(set(change.paths))
+    built = build(draft, network, scorer, material, lambda *_: None, suspect=lambda _: left)
+    return Fitted(built, [], notes(draft))
+
+
+def _suspects(folder: str, manifest: Manifest) -> Suspects | None:
+    """Those that were found when the normals were embedded; with other normals only those are left."""
+    return Suspects.load(verified(folder, manifest, SUSPECTS)) if SUSPECTS in manifest.files else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,14 +31,18 @@ def spread(held_out: list[Found]) -> list[Found]:
 
 
 class Kept:
-    """The patches of normals, in 16 bits, in the order in which they come."""
+    """The patches of normals, in 16 bits, in the order in which they come; only of ``wanted`` if given."""
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: Collection[str] | None = None) -> None:
         self._parts: list[np.ndarray] = []
+        self._wanted = wanted
+        self.paths: list[str] = []
 
     def add(self, patches: Features, paths: list[str]) -> None:
         """Take those of n images, (n, rows, columns, C)."""
-        self._parts.append(patches.astype(np.float16))
+        rows = [i for i, path in enumerate(paths) if self._wanted is None or path in self._wanted]
+        self._parts.append(patches[rows].astype(np.float16))
+        self.paths += [paths[i] for i in rows]
 
     def patches(self) -> np.ndarray | None:
         """All, (n, rows, columns, C) float16; None where none came."""

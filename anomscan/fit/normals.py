@@ -13,8 +13,9 @@ from anomscan.errors import ModelNotFound, UsageError
 from anomscan.fit.look import EVERYTHING, Gathering, Look
 from anomscan.fit.sets import Sets
 from anomscan.images.find import Found, find_images
+from anomscan.images.workpiece import PartRule
 from anomscan.model.folder import read_manifest
-from anomscan.model.manifest import GroupRule, HoldOut
+from anomscan.model.manifest import GroupRule, HoldOut, check_group_rule
 from anomscan.types import Levels, Progress, Reading
 
 HELD_OUT = 0.2
@@ -125,19 +126,32 @@ def group_name(path: str, group_by: GroupRule) -> str:
     """What images of one session, lot or day have in common.
 
     ``folder`` is the folder of the image; ``prefix`` its name, in its folder, before the last number
-    (``lot7_0012_left.png`` is of ``lot7``); with ``none`` every image is alone.
+    (``lot7_0012_left.png`` is of ``lot7``); with ``none`` every image is alone. ``part`` is what ``score
+    --part-by prefix`` takes for one part, and a regular expression what it takes for one by that.
     """
     folder, name = os.path.split(path)
     if group_by == "folder":
         return folder
     if group_by == "prefix":
         return os.path.join(folder, re.sub(r"[\W_]*\d+\D*$", "", os.path.splitext(name)[0]))
-    return path
+    if group_by == "none":
+        return path
+    return PartRule("prefix" if group_by == "part" else group_by).of(path)
 
 
 def hold_out_rule(folder: str | None, share: float | None, group_by: GroupRule | None) -> HoldOut:
-    """What was asked for; what was not is as in the model of ``folder``, if there is one, or the default."""
+    """What was asked for; what was not is as in the model of ``folder``, if there is one, or the default.
+
+    Raises UsageError where ``group_by`` is no rule.
+    """
     rule = HoldOut(HELD_OUT)
+    if group_by is not None:
+        try:
+            check_group_rule(group_by)
+        except ValueError as error:
+            raise UsageError(
+                f"--group-by takes none, folder, prefix, part or a regular expression with a group: {error}"
+            ) from error
     if folder is not None:
         with suppress(ModelNotFound):
             calibration = read_manifest(folder).calibration

@@ -13,6 +13,7 @@ import msgspec
 
 from anomscan.errors import ModelDamaged, ModelTooNew
 from anomscan.images.part import check
+from anomscan.images.workpiece import is_rule
 from anomscan.network.network import BackboneInfo, FocusInfo, Int8Info, MethodInfo
 from anomscan.scoring.info import GalleryInfo, PatchInfo, ScorerInfo
 from anomscan.types import Preprocessing
@@ -23,7 +24,7 @@ FILE_NAME = r"^[a-z]+-[0-9a-f]{16}\.[a-z0-9]+\Z"
 """What the files beside ``model.json`` are called: a kind, a piece of the SHA-256, a suffix; never a path."""
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
-GroupRule = Annotated[str, msgspec.Meta(pattern=r"^(none|folder|prefix)\Z")]
+GroupRule = Annotated[str, msgspec.Meta(pattern=r"^(none|folder|prefix|part)\Z|\(")]
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,17 @@ class DataInfo:
 class HoldOut:
     """Which normals are held out to calibrate with: a share of them, whole groups together.
 
-    ``group_by`` is ``none``, ``folder`` or ``prefix``: see ``fit.normals.group_name``.
+    ``group_by`` is a name or a regular expression with a group: see ``fit.normals.group_name``.
     """
 
     share: float = 0.0
     group_by: GroupRule = "none"
+
+
+def check_group_rule(rule: GroupRule) -> None:
+    """Raise ValueError where it is neither a name nor a regular expression with a group."""
+    if rule not in ("none", "folder", "prefix", "part") and not is_rule(rule):
+        raise ValueError(f"{rule!r} does not say what is held out together")
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,8 @@ class Manifest:
         size = (self.preprocessing.height, self.preprocessing.width)
         if min(*size, self.backbone.dim, self.scorer.k) < 1 or max(size) > 1 << 14:
             raise ValueError("a size, a number of features or of neighbours makes no sense")
+        if self.calibration is not None:
+            check_group_rule(self.calibration.rule.group_by)
         if self.preprocessing.reading.part is not None:
             check(self.preprocessing.reading.part)
 

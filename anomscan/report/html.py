@@ -22,6 +22,7 @@ from anomscan.model.model import Model
 from anomscan.report.evidence import Evidence
 from anomscan.report.heatmaps import heat, hottest
 from anomscan.report.pictures import Pictures
+from anomscan.report.rows import Row
 from anomscan.report.summary import SHIFTED, Summary
 from anomscan.stats.drift import LARGEST_SAMPLE
 from anomscan.text import printable
@@ -69,12 +70,22 @@ def _rows(evidence: Evidence, pictures: Pictures) -> list[dict[str, Any]]:
             "score": row.score,
             "p": row.p_value,
             "anomalous": row.anomalous,
+            "review": row.review,
+            "part": _part(row),
             "picture": pictures.whole(row.path, INCOMING_SIDE),
             "nearest": _nearest(evidence.features[row.path], evidence.model, pictures),
         }
         spot = _spot(row.path, evidence, pictures)
         rows.append(shown if spot is None else {**shown, "spot": spot})
     return rows
+
+
+def _part(row: Row) -> str | None:
+    """What is said of the part that a row stands for, if it does."""
+    if row.part is None:
+        return None
+    names = ", ".join(printable(view) for view in row.views or ())
+    return f"part {printable(row.part)}: {row.judged_by}; {names}"
 
 
 def _forget_unreadable(rows: list[dict[str, Any]], pictures: list[str | None]) -> None:
@@ -160,13 +171,20 @@ def _histogram(evidence: Evidence) -> dict[str, Any]:
 
 def _title(summary: Summary) -> str:
     images = f"{summary.scored:,} image{'s' * (summary.scored != 1)}"
+    if summary.parts is not None:
+        images = f"{summary.parts:,} part{'s' * (summary.parts != 1)}"
     return images if summary.anomalous is None else f"{summary.anomalous:,} of {images} anomalous"
 
 
 def _about(summary: Summary) -> str:
     decision = summary.decision
     if decision.fpr is not None:
-        text = f"At most {100 * decision.fpr:g} % of normal images are called anomalous."
+        what = "images" if summary.parts is None else "parts"
+        text = f"At most {100 * decision.fpr:g} % of normal {what} are called anomalous."
+        if summary.review_limit is not None:
+            text += (
+                f" {summary.review} more are to be looked at, with p-values up to {summary.review_limit:.2g}."
+            )
     elif decision.fdr is not None:
         text = f"At most {100 * decision.fdr:g} % of those called anomalous are normal, on average."
     elif decision.threshold is not None:

@@ -66,6 +66,10 @@ class Row:
     image_score: float | None = None
     patch_score: float | None = None
     regions: list[Box] | None = None
+    review: bool | None = None
+    part: str | None = None
+    views: list[str] | None = None
+    judged_by: str | None = None
 
     @classmethod
     def of(cls, scored: ScoredImages, regions: Sequence[list[Box] | None]) -> Iterator[Row]:
@@ -94,7 +98,9 @@ FIELDS = tuple(column.name for column in fields(Row))
 REGIONS = "regions"
 FURTHER = ("image_score", "patch_score", REGIONS)
 """Columns that are written where they are asked for; the last in JSON lines of patches, too."""
-COLUMNS = tuple(name for name in FIELDS if name not in FURTHER)
+REVIEW, OF_PARTS = ("review",), ("part", "views", "judged_by")
+"""Columns that go with ``--review`` and with ``--part-by``."""
+COLUMNS = tuple(name for name in FIELDS if name not in (*FURTHER, *REVIEW, *OF_PARTS))
 
 
 def further_columns(text: str | None) -> tuple[str, ...]:

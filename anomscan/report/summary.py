@@ -22,7 +22,8 @@ class Summary:
     p-values come from. ``drift`` is None without them or with fewer than ``drift.FEWEST`` images.
     ``seconds`` are those of scoring, without the start of the program. ``not_looked_at`` counts files without
     an image suffix, ``passed_over`` hidden, excluded and young ones, ``remarks`` images that are odd;
-    ``notes`` says so in sentences.
+    ``notes`` says so in sentences. Where parts are judged, ``parts`` counts them, and ``anomalous`` and
+    ``review`` count parts; ``review`` is what a person should look at, up to a p-value of ``review_limit``.
     """
 
     anomscan: str
@@ -42,11 +43,19 @@ class Summary:
     passed_over: dict[str, int] = field(default_factory=dict)
     remarks: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    review: int | None = None
+    review_limit: float | None = None
+    parts: int | None = None
 
     @property
     def scored(self) -> int:
         """Images that could be read."""
         return self.images - self.unreadable
+
+    @property
+    def judged(self) -> int:
+        """What was ranked and decided on: images, or parts."""
+        return self.scored if self.parts is None else self.parts
 
     @property
     def shifted(self) -> bool:
@@ -58,16 +67,18 @@ class Summary:
         from anomscan.stats.calibration import fewest_discoveries
 
         lines = []
+        what = f"{self.judged} {'images' if self.parts is None else 'parts'}"
         if self.shifted:
             lines.append(SHIFTED)
         elif self.anomalous is not None:
-            lines.append(f"{self.anomalous} of {self.scored} images are anomalous")
+            asked = "" if self.review is None else f", {self.review} to review"
+            lines.append(f"{self.anomalous} of {what} are anomalous{asked}")
         if self.decision.fdr is not None and not self.anomalous:
-            fewest = fewest_discoveries(self.decision.fdr, self.scored, self.held_out)
+            fewest = fewest_discoveries(self.decision.fdr, self.judged, self.held_out)
             if fewest > 1:
                 lines.append(
                     f"with {self.held_out} held-out normals, --fdr {self.decision.fdr:g} finds nothing "
-                    f"unless {fewest} of {self.scored} images exceed them all; hold out more, or use --fpr"
+                    f"unless {fewest} of {what} exceed them all; hold out more, or use --fpr"
                 )
         if self.unreadable:
             lines.append(f"{self.unreadable} of {self.images} files could not be read")

@@ -70,21 +70,30 @@ class PatchGallery:
 
         An only normal is compared with itself: with the ``_OTHERS``-th nearest of its patches.
         """
-        found = np.empty(patches.shape[:3], np.float32)
+        return self.maps_apart(positions, np.arange(len(self.paths)), patches)
+
+    def maps_apart(
+        self, positions: NDArray[np.int32] | NDArray[np.int64], sets: NDArray[np.int64], patches: Features
+    ) -> Features:
+        """The same where ``sets``, a number for each of ``paths``, says which normals are copies.
+
+        ``positions`` are the numbers of the m normals among those.
+        """
+        found, sets = np.empty(patches.shape[:3], np.float32), sets[self.images]
         for image, own, into in zip(patches, positions, found, strict=True):
             flat = image.reshape(-1, image.shape[-1])
             distances, rows = self.gallery.search(flat, min(_OTHERS, len(self)))
-            others = (self.images[rows] != own) & (rows >= 0)
+            others = (sets[rows] != own) & (rows >= 0)
             nearest = distances[np.arange(len(flat)), others.argmax(axis=1)]
             hidden = ~others.any(axis=1)  # behind its own
             if hidden.any():
-                nearest[hidden] = self._to_others(flat[hidden], own)
+                nearest[hidden] = self._to_others(flat[hidden], sets != own)
             into[:] = nearest.reshape(into.shape)
         return found
 
-    def _to_others(self, patches: Features, own: int) -> Features:
-        """Exact distances of (n, C) patches to the nearest of another image than ``own``."""
-        others = self.gallery.vectors()[self.images != own]
+    def _to_others(self, patches: Features, which: NDArray[np.bool_]) -> Features:
+        """Exact distances of (n, C) patches to the nearest of some, (K,), of the gallery's."""
+        others = self.gallery.vectors()[which]
         if len(others) == 0:
             return self.gallery.search(patches, min(_OTHERS, len(self)))[0][:, -1]
         return Gallery.build(others, "euclidean").search(patches, 1)[0][:, 0]

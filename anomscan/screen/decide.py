@@ -25,6 +25,18 @@ def check(decision: Decision, calibration: Calibration | None) -> None:
                 "--holdout above 0, or run 'anomscan calibrate' with other normals"
             )
         calibration.require(rate, option)
+    review = decision.review
+    if review is None or calibration is None or decision.fpr is None:
+        return
+    if (review.rate or review.per_day) and review.steps(decision.fpr, calibration.groups, 1) < 1:
+        asked = (review.rate or 0.0) - decision.fpr
+        if review.budget and review.per_day:
+            asked = review.budget / review.per_day
+        raise CalibrationTooSmall(
+            f"--review cannot choose {100 * asked:.2g} % of the normals by {calibration.groups} held-out "
+            f"ones, which tell steps of {100 / (calibration.groups + 1):.2g} %; hold out more with "
+            "--holdout, or allow more"
+        )
 
 
 def decide(decision: Decision, ranking: Ranking, calibration: Calibration | None) -> float | None:
@@ -52,3 +64,16 @@ def called(decision: Decision, scored: Scored) -> NDArray[np.bool_] | None:
     if decision.fpr is None or scored.p_values is None:
         return None
     return np.asarray(scored.p_values <= decision.fpr)
+
+
+def review(decision: Decision, ranking: Ranking, calibration: Calibration | None) -> float | None:
+    """Mark what a person should look at, if that was asked for.
+
+    Returns:
+        The p-value up to which that is.
+    """
+    if decision.review is None or decision.fpr is None or calibration is None:
+        return None
+    limit = decision.review.limit(decision.fpr, calibration.groups, ranking.ranked)
+    ranking.mark_review(decision.fpr, limit)
+    return limit

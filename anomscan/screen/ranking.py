@@ -7,8 +7,9 @@ import math
 import os
 import sqlite3
 from collections import defaultdict, deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,15 @@ _MOST = 2**62
 """More rows than SQLite can count to are all of them."""
 _COLUMNS = ", ".join(FIELDS[1:])
 """All but the rank, which the order gives."""
-_KEPT = "path, score, mark, known, feature, shape, distances, nearest"
+_KEPT = "path, score, mark, known, p_value IS NOT 1, feature, shape, distances, nearest"
 """What a ``Before`` is made of."""
+
+Judge = Callable[[list[Row], int], Row]
+"""Makes one row of those of a part's readable views, the most anomalous first, and of how many are not."""
 
 
 def _stored(value: object) -> object:
-    """A name may have bytes that are no text; boxes become text."""
+    """A name may have bytes that are no text; lists become text."""
     if isinstance(value, list):
         return json.dumps(value)
     return os.fsencode(value) if isinstance(value, str) else value
@@ -47,7 +51,7 @@ def _features(scored: Scored, i: int) -> list[object]:
 
 
 def _before(values: Sequence[Any]) -> Before:
-    path, score, mark, known, feature, shape, distances, nearest = values
+    path, score, mark, known, odd, feature, shape, distances, nearest = values
     maps = None
     if shape is not None:
         whole = (1, *json.loads(shape))
@@ -56,7 +60,7 @@ def _before(values: Sequence[Any]) -> Before:
             np.frombuffer(nearest, np.int64).reshape(whole),
         )
     vector = None if feature is None else np.frombuffer(feature, np.float32)
-    return Before(os.fsdecode(path), float(np.float32(score)), mark, bool(known), vector, maps)
+    return Before(os.fsdecode(path), float(np.float32(score)), mark, bool(known), bool(odd), vector, maps)
 
 
 def _unchanged(path: str, identity: str) -> Identity | None:
@@ -73,23 +77,29 @@ def _row(rank: int | None, values: tuple[Any, ...]) -> Row:
     cells: dict[str, Any] = dict(
         zip(FIELDS[1:], (os.fsdecode(v) if isinstance(v, bytes) else v for v in values), strict=True)
     )
-    called, regions = cells.pop("anomalous"), cells.pop("regions")
-    boxes = None if regions is None else [tuple(box) for box in json.loads(regions)]
-    return Row(rank, anomalous=None if called is None else bool(called), regions=boxes, **cells)
+    for name in ("anomalous", "review"):
+        cells[name] = None if cells[name] is None else bool(cells[name])
+    for name in ("regions", "views"):
+        cells[name] = None if cells[name] is None else json.loads(cells[name])
+    if cells["regions"]:
+        cells["regions"] = [tuple(box) for box in cells["regions"]]
+    return Row(rank, **cells)
 
 
 @dataclass(frozen=True)
 class Before:
     """An image that a run before has scored, whose journal is gone on with.
 
-    ``mark`` is what ``RemarkCounts`` made of it, ``known`` whether it is a copy of a normal. ``feature``, and
-    ``maps`` where there are any, are there if it was in the ``Sample`` when it was added.
+    ``mark`` is what ``RemarkCounts`` made of it, ``known`` whether it is a copy of a normal, ``odd`` that its
+    p-value is not 1. ``feature``, and ``maps`` where there are any, are there if it was in the ``Sample``
+    when it was added.
     """
 
     path: str
     score: float
     mark: int
     known: bool
+    odd: bool
     feature: Features | None
     maps: PatchMaps | None
 
@@ -100,13 +110,19 @@ class Ranking:
     The database is a temporary one, gone when it is closed, or the ``journal`` of a run. With the journal of
     a run before every image that is found again, by ``again``, gets the place in which it is found now, and
     ``drop_the_rest`` forgets the others.
+
+    Args:
+        journal: None for a temporary one.
+        part_of: the part that an image shows, by its path, where parts are judged.
     """
 
-    def __init__(self, journal: Journal | None = None) -> None:
+    def __init__(self, journal: Journal | None = None, part_of: Callable[[str], str] | None = None) -> None:
         self.journal = journal or Journal.temporary()
         self._db = self.journal.db
+        self._part_of = part_of
         self.unreadable = 0
         self.scored = 0
+        self.parts: int | None = None
         self._places: dict[str, deque[int]] = defaultdict(deque)
         if self.journal.resumed:
             self._last = int(self._run("SELECT COALESCE(MAX(rowid), 0) FROM row").fetchone()[0])
@@ -136,6 +152,11 @@ class Ranking:
     def total(self) -> int:
         """Images added, readable or not."""
         return self.scored + self.unreadable
+
+    @property
+    def ranked(self) -> int:
+        """Rows that have a rank: images that were scored, or parts."""
+        return self.scored if self.parts is None else self.parts
 
     def add(
         self,
@@ -178,12 +199,18 @@ class Ranking:
         self.unreadable += 1
 
     def _insert(self, rows: Iterable[Row], images: Iterable[Decoded | Unreadable]) -> None:
-        names = FIELDS[1:]
-        values = []
-        for row, image in zip(rows, images, strict=True):
+        placed = []
+        for row, image in zip(map(self._with_part, rows), images, strict=True):
             self._last += 1
-            cells = [_stored(getattr(row, name)) for name in names]
-            values.append([self._last, *cells, self._place_of(image.path)])
+            placed.append((self._last, row, self._place_of(image.path)))
+        self._write(placed)
+
+    def _write(self, placed: Iterable[tuple[int | None, Row, int]]) -> None:
+        """Rows, each behind its number in the table, if that matters, and before its place."""
+        names = FIELDS[1:]
+        values = (
+            [number, *(_stored(getattr(row, name)) for name in names), place] for number, row, place in placed
+        )
         marks = ", ".join("?" * (len(names) + 2))
         self._many(f"INSERT INTO row (rowid, {_COLUMNS}, place) VALUES ({marks})", values)  # noqa: S608
 
@@ -240,12 +267,48 @@ class Ranking:
         self._run("DELETE FROM state WHERE row IN (SELECT rowid FROM row WHERE place IS NULL)")
         self._run("DELETE FROM row WHERE place IS NULL")
 
+    def _with_part(self, row: Row) -> Row:
+        return row if self._part_of is None or row.part else replace(row, part=self._part_of(row.path))
+
+    def gather(self, judge: Judge) -> None:
+        """Let every part be one row, by ``judge``; unreadable views stay rows of their own, behind.
+
+        Views that were said to be normal, with a p-value of 1, do not speak for a part that has others.
+        """
+        self._run(f"CREATE TEMP TABLE row ({_COLUMNS}, place)")  # it hides that of the images, main.row
+        found = self._run(
+            f"SELECT place, {_COLUMNS} FROM main.row "  # noqa: S608
+            "ORDER BY part, error IS NOT NULL, p_value = 1, score DESC, place"
+        )
+        self.parts = 0
+        views = ((values[0], _row(None, values[1:])) for values in found)
+        for _, group in groupby(views, lambda view: view[1].part):
+            members = list(group)
+            readable = [view for view in members if view[1].error is None]
+            unreadable = members[len(readable) :]
+            if readable:
+                verdict = judge([row for _, row in readable], len(unreadable))
+                self._write([(None, verdict, min(place for place, _ in readable))])
+                self.parts += 1
+            self._write((None, row, place) for place, row in unreadable)
+
     def mark(self, *, p_value: float | None = None, score: float | None = None) -> None:
         """Call anomalous what has at most that p-value, or else at least that score."""
         if p_value is not None:
             self._run("UPDATE row SET anomalous = p_value <= ? WHERE error IS NULL", (p_value,))
         else:
             self._run("UPDATE row SET anomalous = score >= ? WHERE error IS NULL", (score,))
+
+    def mark_review(self, above: float, p_value: float) -> None:
+        """Let a person look at what has at most that p-value, but more than ``above``."""
+        self._run(
+            "UPDATE row SET review = p_value > ? AND p_value <= ? WHERE error IS NULL", (above, p_value)
+        )
+
+    @property
+    def to_review(self) -> int:
+        """How many rows a person should look at."""
+        return int(self._run("SELECT COUNT(*) FROM row WHERE review").fetchone()[0])
 
     @property
     def anomalous(self) -> int:
@@ -261,7 +324,7 @@ class Ranking:
 
     def quantile(self, share: float) -> float:
         """The smallest score that this share of the scored images, in [0, 1], does not exceed."""
-        place = max(0, math.ceil(share * self.scored) - 1)
+        place = max(0, math.ceil(share * self.ranked) - 1)
         found = self._run(
             "SELECT score FROM row WHERE error IS NULL ORDER BY score LIMIT 1 OFFSET ?", (place,)
         )
@@ -297,12 +360,22 @@ class Ranking:
     def anomalous_files(self) -> Iterator[tuple[str, Identity]]:
         """The files of the images called anomalous, each once, in the state in which they were scored.
 
-        The most anomalous first; a file that was given under two names, or has several pages, is one. Those
-        that are gone since a run before had written its outputs are left out: it has moved them.
+        The most anomalous first; a file that was given under two names, or has several pages, is one. Of an
+        anomalous part they are those of all views that could be read. Those that are gone since a run before
+        had written its outputs are left out: it has moved them.
         """
+        return self._files_of("anomalous")
+
+    def review_files(self) -> Iterator[tuple[str, Identity]]:
+        """The same of what a person should look at."""
+        return self._files_of("review")
+
+    def _files_of(self, mark: str) -> Iterator[tuple[str, Identity]]:
+        same = "row.rowid = image.rowid" if self.parts is None else "row.part = image.part"
         found = self._run(
-            "SELECT file, identity FROM row JOIN state ON row.rowid = state.row WHERE anomalous "
-            "GROUP BY identity ORDER BY MAX(score) DESC, MIN(place)"
+            f"SELECT file, identity FROM row JOIN main.row AS image ON {same} "  # noqa: S608
+            f"JOIN state ON image.rowid = state.row WHERE row.{mark} "
+            "GROUP BY identity ORDER BY MAX(image.score) DESC, MIN(image.place)"
         )
         for file, identity in found:
             if not self.journal.written or os.path.lexists(file):

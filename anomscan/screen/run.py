@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from itertools import islice
 from time import monotonic
 from types import TracebackType
@@ -17,13 +17,15 @@ from anomscan.images.decode import decode_all
 from anomscan.images.find import Found, Search, Unreadable
 from anomscan.images.overlay import source_size
 from anomscan.images.part import covered
+from anomscan.images.workpiece import PartRule
 from anomscan.model.model import Model
 from anomscan.pipeline import available_cores, counted
 from anomscan.report.evidence import MOST_UNREADABLE, Evidence
 from anomscan.report.heatmaps import Scale, regions, write_heatmaps
 from anomscan.report.summary import Summary
-from anomscan.screen.decide import check, decide
+from anomscan.screen.decide import check, decide, review
 from anomscan.screen.journal import Journal, Settings
+from anomscan.screen.parts import Parts
 from anomscan.screen.ranking import Before, Ranking
 from anomscan.screen.remarks import RemarkCounts
 from anomscan.screen.sample import Sample
@@ -47,7 +49,8 @@ class ScoreJob:
     ``sources`` are read lazily: memory does not grow with their number. ``k`` None takes the model's
     neighbours. ``threads`` decode; the model's extractor has its own. The rows do not depend on them. The
     features of the ``keep`` most anomalous images are kept for a report. ``search`` is what finds the
-    sources, and counts what it passes over; ``max_pixels`` replaces the model's limit.
+    sources, and counts what it passes over; ``max_pixels`` replaces the model's limit. ``part_by`` says
+    which images are views of one part, to be judged together.
     """
 
     sources: Iterable[Found]
@@ -58,6 +61,7 @@ class ScoreJob:
     keep: int = 0
     search: Search = field(default_factory=Search)
     max_pixels: int | None = None
+    part_by: PartRule | None = None
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -79,6 +83,8 @@ class ScoreJob:
             "--fpr": decision.fpr,
             "--fdr": decision.fdr,
             "--threshold": decision.threshold,
+            "--review": None if decision.review is None else [*astuple(decision.review)],
+            "--part-by": self.part_by and self.part_by.text,
             "--top, --report or --heatmaps": self.keep,
         }
 
@@ -87,18 +93,22 @@ class Outcome:
     """What a job came to; a context manager, since the ranking lives in a temporary file.
 
     ``ranking`` has a row for every source; ``sample`` features of a few; ``calibration`` is where p-values
-    come from; ``limit`` the score that the decision comes to; ``seconds`` how long it took. The ranking of a
-    run with a ``journal`` lives there; ``scored_before`` counts the images of a run before.
+    come from; ``limit`` the score that the decision comes to, ``review_limit`` the p-value up to which a
+    person should look; ``parts`` judged parts, where that was asked for; ``seconds`` how long it took. The
+    ranking of a run with a ``journal`` lives there; ``scored_before`` counts the images of a run before.
     """
 
     def __init__(self, job: ScoreJob, journal: Journal | None = None) -> None:
         self.job = job
-        self.ranking = Ranking(journal)
+        part_of = job.part_by.of if job.part_by else None
+        self.ranking = Ranking(journal, part_of)
         self.journal = self.ranking.journal
-        self.sample = Sample(job.keep)
+        self.sample = Sample(job.keep, part_of)
         first = self.journal.noted(_FIRST)
         self.remarks = RemarkCounts(None if first is None else np.array(first, np.float32))
         self.scored_before = 0
+        self.parts: Parts | None = None
+        self.review_limit: float | None = None
         self.calibration: Calibration | None = None
         self.limit: float | None = None
         self.seconds = 0.0
@@ -126,29 +136,53 @@ class Outcome:
             anomalous=None if decision == UNDECIDED else ranking.anomalous,
             decision=decision,
             limit=self.limit,
-            held_out=calibration.groups if calibration else 0,
-            quantiles={f"{share:g}": ranking.quantile(share) for share in SHARES} if ranking.scored else {},
+            held_out=self._judging.groups if self._judging else 0,
+            quantiles={f"{share:g}": ranking.quantile(share) for share in SHARES} if ranking.ranked else {},
             drift=moved,
             seconds=round(self.seconds, 3),
             images_per_second=round((ranking.total - self.scored_before) / self.seconds, 2),
             not_looked_at=dict(self.job.search.other_files),
             passed_over=dict(self.job.search.passed_over),
             remarks=dict(self.remarks.counts),
-            notes=[*self.remarks.messages(), *self.job.search.messages()],
+            notes=[*self._on_the_decision(), *self.remarks.messages(), *self.job.search.messages()],
+            review=None if self.review_limit is None else ranking.to_review,
+            review_limit=self.review_limit,
+            parts=ranking.parts,
         )
+
+    @property
+    def _judging(self) -> Calibration | None:
+        """What the rows' p-values come from: held-out images, or parts."""
+        return (self.parts and self.parts.calibration) or self.calibration
+
+    def _on_the_decision(self) -> list[str]:
+        fpr, asked = self.job.decision.fpr, self.job.decision.review
+        lines = self.parts.messages(fpr) if self.parts else []
+        if asked is None or fpr is None or self._judging is None or not asked.budget:
+            return lines
+        groups, images = self._judging.groups, self.ranking.ranked
+        if asked.per_day is None:
+            lines.append(f"the {images} of this run are taken for a day's; --per-day says otherwise")
+        if asked.steps(fpr, groups, images) < 1:
+            least = (asked.per_day or images) / (groups + 1)
+            lines.append(
+                f"--review {asked.budget:g}/day chooses nothing: with {groups} held out, each step is "
+                f"{least:.3g} a day; hold out more, or allow as many"
+            )
+        return lines
 
     def evidence(self, top: int, summary: Summary) -> Evidence:
         """What the report shows of the ``top`` most anomalous images, at most ``job.keep``."""
         rows = (row for row in self.ranking.rows(top) if row.rank is not None)
-        patches = self.job.model.patches
+        patches, features = self.job.model.patches, self.sample.features()
         return Evidence(
-            rows=list(islice(rows, top)),
+            rows=[row for row in islice(rows, top) if row.path in features],
             unreadable=list(islice(self.ranking.rows(0), MOST_UNREADABLE)),
-            features=self.sample.features(),
+            features=features,
             histogram=self.ranking.histogram,
             summary=summary,
             model=self.job.model,
-            calibration=self.calibration,
+            calibration=self._judging,
             maps=self.sample.maps(),
             patch_source=patches.origin if patches else None,
             scale=scale_of(self.job.model),
@@ -187,7 +221,15 @@ def run(job: ScoreJob, progress: Progress, journal: Journal | None = None) -> Ou
         else:
             _fill(outcome, screener, progress)
         outcome.calibration = screener.calibration
-        outcome.limit = decide(job.decision, outcome.ranking, screener.calibration)
+        if job.part_by is not None:
+            outcome.parts = Parts(job.part_by, job.model, screener.calibration)
+            outcome.ranking.gather(outcome.parts.judge)
+            for rate, option in job.decision.rates:
+                outcome.parts.require(rate, option)
+        outcome.limit = decide(job.decision, outcome.ranking, outcome._judging)
+        if outcome.parts and outcome.parts.calibration is None and job.decision.threshold is None:
+            outcome.limit = None  # parts with other numbers of views have other limits
+        outcome.review_limit = review(job.decision, outcome.ranking, outcome._judging)
         outcome.seconds = monotonic() - began
         running.pop_all()
     return outcome
@@ -230,7 +272,9 @@ def _add_again(outcome: Outcome, before: Before) -> None:
     outcome.scored_before += 1
     outcome.remarks.again(before.mark)
     if before.feature is not None:
-        outcome.sample.offer(before.path, before.score, before.feature, before.maps, known=before.known)
+        outcome.sample.offer(
+            before.path, before.score, before.feature, before.maps, known=before.known, odd=before.odd
+        )
 
 
 def drift_of(model: Model, calibration: Calibration, features: Features) -> Drift | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,17 +22,20 @@ class _Image:
     score: float
     feature: Features
     map: PatchMaps | None = None
+    odd: bool = True
+    """Whether it speaks for its part before others that were said to be normal."""
 
 
 class Sample:
     """Features of the ``top`` most anomalous images, and of others: few, of however many.
 
     The others are none of the model's normals. They are drawn by a hash of their paths, so that it does not
-    matter in which order, or on which machine, images are scored.
+    matter in which order, or on which machine, images are scored. With ``part_of``, which tells the part
+    that an image shows, the most anomalous are one image each of so many parts.
     """
 
-    def __init__(self, top: int = 0) -> None:
-        self._top = _Largest(top)
+    def __init__(self, top: int = 0, part_of: Callable[[str], str] | None = None) -> None:
+        self._top = _Largest(top) if part_of is None else _LargestParts(top, part_of)
         self._others = _Largest(LARGEST_SAMPLE)
 
     def add(self, scored: Scored) -> set[int]:
@@ -47,14 +50,24 @@ class Sample:
                 scored.outputs.image[i],
                 maps and maps[i : i + 1],
                 known=bool(scored.known[i]),
+                odd=scored.p_values is None or bool(scored.p_values[i] < 1),
             )
         }
 
     def offer(
-        self, path: str, score: float, feature: Features, maps: PatchMaps | None, *, known: bool
+        self, path: str, score: float, feature: Features, maps: PatchMaps | None, *, known: bool, odd: bool
     ) -> bool:
-        """Keep an image if it belongs here; ``feature`` is (D,), ``known`` says that it is a normal."""
-        image = _Image(path, score, feature)
+        """Keep an image if it belongs here.
+
+        Args:
+            path: as ``Ranking`` writes it.
+            score: its score.
+            feature: (D,).
+            maps: its map, where there is one.
+            known: whether it is a normal.
+            odd: whether its p-value is not 1.
+        """
+        image = _Image(path, score, feature, odd=odd)
         kept = self._top.offer(score, replace(image, map=maps))
         if not known:
             digest = hashlib.blake2b(os.fsencode(path), digest_size=8).digest()
@@ -72,6 +85,32 @@ class Sample:
     def others(self) -> Features:
         """Features, (n, D), of the others; a path counts once."""
         return np.array(list({image.path: image.feature for image in self._others}.values()), np.float32)
+
+
+class _LargestParts:
+    """The most anomalous view of each of ``count`` parts, those whose views have the largest keys."""
+
+    def __init__(self, count: int, part_of: Callable[[str], str]) -> None:
+        self._count, self._part_of = count, part_of
+        self._kept: dict[str, tuple[float, _Image]] = {}
+
+    def offer(self, key: float, image: _Image) -> bool:
+        part = self._part_of(image.path)
+        if part in self._kept:
+            other, known = self._kept[part]
+            if (known.odd, other) >= (image.odd, key):
+                return False
+        own = replace(image, feature=image.feature.copy(), map=image.map and image.map.copy())
+        self._kept[part] = (key, own)
+        if len(self._kept) > 2 * self._count:
+            self._kept = dict(self._ordered()[: self._count])
+        return part in self._kept
+
+    def _ordered(self) -> list[tuple[str, tuple[float, _Image]]]:
+        return sorted(self._kept.items(), key=lambda entry: -entry[1][0])
+
+    def __iter__(self) -> Iterator[_Image]:
+        return (image for _, (_, image) in self._ordered()[: self._count])
 
 
 class _Largest:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Run, fake_model
+from tests.conftest import Run, draw_odd, draw_plain, fake_model
 
 
 def test_info_shows_and_prints_the_manifest(run: Run, model_folder: Path) -> None:
@@ -49,3 +49,26 @@ def test_what_is_damaged_is_one_sentence(run: Run, model_folder: Path, tmp_path:
     assert done.stderr.count(b"\n") == 1
     done = run("info")
     assert (done.returncode, b"no model in anomscan-model" in done.stderr) == (1, True)
+
+
+def test_suspects_among_the_normals_are_shown(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "normal").mkdir()
+    for seed in range(30):
+        draw_plain(seed).save(tmp_path / "normal" / f"{seed}.png")
+    draw_odd(400).save(tmp_path / "normal" / "odd.png")
+    fake_model(tmp_path / "normal", tmp_path / "anomscan-model")
+    done = run("info", "--report", "normals.html")
+    assert done.returncode == 0
+    assert "1 of 31: " in " ".join(done.stdout.decode().split())
+    assert "1 of 31 normals are unlike the others" in (tmp_path / "normals.html").read_text()
+
+
+def test_a_model_that_ranked_no_normals_has_no_page(run: Run, tmp_path: Path, normal_folder: Path) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted(normal_folder.iterdir())[:10]:
+        shutil.copy(path, few)
+    fake_model(few, tmp_path / "anomscan-model")
+    done = run("info", "--report", "normals.html")
+    assert (done.returncode, b"index or adapt again" in done.stderr) == (1, True)
+    assert not (tmp_path / "normals.html").exists()

@@ -1,15 +1,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from anomscan import DEFAULT_BACKBONE
 from anomscan.adapt.options import BackboneChoice
-from anomscan.cli.options import GroupRule, backbone_choice, check_force
+from anomscan.cli.options import backbone_choice, check_force
 from anomscan.errors import UsageError
-from anomscan.model import manifest
 from anomscan.scoring.registry import SCORERS
 from tests.conftest import Run
 
@@ -24,13 +22,6 @@ def test_force_goes_with_int8() -> None:
         check_force(int8, force)
     with pytest.raises(UsageError, match="--force goes with --int8 only"):
         check_force(False, True)
-
-
-def test_the_rules_are_those_that_the_manifest_knows() -> None:
-    _, meta = get_args(manifest.GroupRule)
-    assert set(meta.pattern.removeprefix("^(").removesuffix(r")\Z").split("|")) == {
-        rule.value for rule in GroupRule
-    }
 
 
 @pytest.mark.parametrize("verb", ["adapt", "index"])

@@ -186,7 +186,7 @@ def test_the_summary(run: Run, calibrated_folder: Path, judged: Path, tmp_path: 
     info = json.loads(run("info", "--json", "--model", calibrated_folder).stdout)
     assert (summary["images"], summary["unreadable"], summary["held_out"]) == (9, 1, 10)
     assert summary["anomalous"] >= 2
-    assert summary["decision"] == {"fpr": 0.1, "fdr": None, "threshold": None}
+    assert summary["decision"] == {"fpr": 0.1, "fdr": None, "threshold": None, "review": None}
     assert list(summary["quantiles"]) == ["0", "0.05", "0.25", "0.5", "0.75", "0.95", "1"]
     assert sorted(summary["quantiles"].values()) == list(summary["quantiles"].values())
     assert summary["drift"] is None
@@ -234,6 +234,14 @@ def test_a_batch_that_has_shifted_says_so(run: Run, calibrated_folder: Path, tmp
         (["--fail-on-anomaly"], 2, "say so with --fpr, --fdr or --threshold"),
         (["--move-anomalous", "x"], 2, "say so with --fpr, --fdr or --threshold"),
         (["--fpr", "2"], 2, "--fpr"),
+        (["--review", "0.3"], 2, "--review is a second limit beside --fpr, which is missing"),
+        (["--fpr", "0.3", "--review", "0.2"], 2, "--review 0.2 must be larger than --fpr 0.3"),
+        (["--fpr", "0.1", "--review", "0.15"], 1, "which tell steps of 9.1 %"),
+        (["--fpr", "0.1", "--review", "2/day", "--per-day", "500"], 1, "cannot choose 0.4 % of the normals"),
+        (["--fpr", "0.1", "--review", "0.3", "--per-day", "500"], 2, "share the budget of --review N/day"),
+        (["--fpr", "0.1", "--review", "much"], 2, "--review takes a share of the normals, such as 0.2, or"),
+        (["--fpr", "0.1", "--copy-review", "x"], 2, "say so with --review"),
+        (["--fpr", "0.1", "--part-by", "prefx"], 2, "--part-by takes a rule by its name, or a regular"),
         (["--fpr", "0.1", "--report", "no/folder.html"], 1, "cannot write no/folder.html"),
         (["--fpr", "0.1", "--move-anomalous", "file"], 1, "to file: File exists"),
     ],
@@ -251,3 +259,70 @@ def test_what_goes_wrong_in_a_decision_is_one_sentence(
     done = run("score", judged, "--model", calibrated_folder, *arguments)
     text = " ".join(done.stderr.decode().replace("│", " ").split())
     assert (done.returncode, sentence in text, "Traceback" in text) == (code, True, False), text
+
+
+def test_what_lies_between_two_limits_is_for_a_person(
+    run: Run, calibrated_folder: Path, judged: Path, tmp_path: Path
+) -> None:
+    arguments = ("score", judged, "--model", calibrated_folder, "--fpr", "0.1", "--review", "0.6")
+    done = run(*arguments, "--copy-review", "look", "--summary", "s.json", "--report", "r.html")
+    found = rows(done.stdout)
+    assert tuple(found[0]) == (*COLUMNS, "review")
+    for row in found:
+        p_value = float(row["p_value"])
+        assert (row["anomalous"], row["review"]) == (str(p_value <= 0.1), str(0.1 < p_value <= 0.6))
+    asked = {Path(row["path"]).name for row in found if row["review"] == "True"}
+    assert asked
+    assert {path.name for path in (tmp_path / "look").iterdir()} == asked
+    summary = json.loads((tmp_path / "s.json").read_text())
+    assert (summary["review"], round(summary["review_limit"], 6)) == (len(asked), round(6 / 11, 6))
+    assert f"images are anomalous, {len(asked)} to review" in done.stderr.decode()
+    assert "are to be looked at, with p-values up to 0.55." in (tmp_path / "r.html").read_text()
+    lines = run(*arguments, "--format", "jsonl").stdout.splitlines()
+    assert {json.loads(line)["review"] for line in lines} == {True, False}
+
+
+def test_a_budget_chooses_the_second_limit(run: Run, calibrated_folder: Path, judged: Path) -> None:
+    arguments = ("score", judged, "--model", calibrated_folder, "--fpr", "0.1", "--review")
+    told = run(*arguments, "4/day", "--per-day", "20")
+    assert {row["review"] for row in rows(told.stdout)} <= {"True", "False"}
+    assert b"taken for a day" not in told.stderr
+    own = run(*arguments, "4/day").stderr.decode()
+    assert "the 8 of this run are taken for a day's; --per-day says otherwise" in own
+    nothing = run(*arguments, "0.5/day").stderr.decode()
+    assert "--review 0.5/day chooses nothing: with 10 held out, each step is 0.727 a day" in nothing
+
+
+def test_views_of_a_part_are_one_row_and_move_together(
+    run: Run, calibrated_folder: Path, judged: Path, tmp_path: Path
+) -> None:
+    """The first part has three views, one of them odd; two others have one each."""
+    shots = tmp_path / "shots"
+    shots.mkdir()
+    names = {"0.png": "a_left.png", "odd.png": "a_top.png", "1.png": "a-right.png", "2.png": "b_left.png"}
+    for old, new in names.items():
+        shutil.copy(judged / old, shots / new)
+    (shots / "b_top.png").write_bytes(b"broken")
+    arguments = ("score", "shots", "--model", calibrated_folder, "--part-by", "prefix", "--fpr", "0.3")
+    done = run(
+        *arguments, "--top", "1", "--report", "r.html", "--move-anomalous", "aside", "--summary", "s.json"
+    )
+    assert done.returncode == 3, done.stderr
+    first, broken = rows(done.stdout)
+    assert tuple(first) == (*COLUMNS, "part", "views", "judged_by")
+    assert (first["path"], first["part"], first["anomalous"]) == ("shots/a_top.png", "shots/a", "True")
+    assert set(json.loads(first["views"])) == {"shots/a_left.png", "shots/a_top.png", "shots/a-right.png"}
+    assert first["judged_by"] == "3 views, Bonferroni: 0 held-out parts are too few"
+    assert float(first["p_value"]) == 3 / 11
+    assert (broken["path"], broken["part"]) == ("shots/b_top.png", "shots/b")
+    assert {path.name for path in (tmp_path / "aside").iterdir()} == {
+        "a_left.png",
+        "a_top.png",
+        "a-right.png",
+    }
+    assert "1 of 2 parts are anomalous" in done.stderr.decode()
+    summary = json.loads((tmp_path / "s.json").read_text())
+    assert (summary["parts"], summary["anomalous"], summary["images"]) == (2, 1, 5)
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "part shots/a: 3 views, Bonferroni" in text
+    assert '"title":"1 of 2 parts anomalous"' in text

@@ -137,3 +137,18 @@ def test_groups_that_hold_copies_of_each_other_are_one() -> None:
     assert group_names(paths, "folder", copies) == ["a", "a", "a", "c", "c"]
     assert group_names(paths, "none", {}) == paths
     assert group_names(paths, "none", {paths[4]: 7, paths[1]: 7}) == [*paths[:4], paths[1]]
+
+
+def test_whole_parts_can_be_held_out() -> None:
+    many = sources([f"in/{i:03}_{view}.png" for i in range(30) for view in ("left", "top")])
+    for rule in ("part", r"/(\d+)_"):
+        kept, held_out = hold_out(many, HoldOut(0.2, rule))
+        assert (len(kept), len(held_out)) == (48, 12)
+        parts = [{Path(source.path).name[:3] for source in side} for side in (kept, held_out)]
+        assert not parts[0] & parts[1]
+
+
+def test_what_is_no_rule_of_groups_is_refused() -> None:
+    for text in ("colour", "(", ""):
+        with pytest.raises(UsageError, match="--group-by takes none, folder, prefix, part or a regular"):
+            hold_out_rule(None, None, text)

@@ -64,3 +64,14 @@ def test_json_has_every_field() -> None:
     assert text.isascii()
     assert json.loads(text) == asdict(moved)
     assert list(json.loads(text)) == [field.name for field in fields(Summary)]
+
+
+def test_parts_are_counted_instead_of_images() -> None:
+    decided = replace(SUMMARY, decision=Decision(fdr=0.1), anomalous=0, parts=4, review=2)
+    assert decided.judged == 4
+    assert decided.messages() == [
+        "0 of 4 parts are anomalous, 2 to review",
+        "with 19 held-out normals, --fdr 0.1 finds nothing unless 2 of 4 parts exceed them all; "
+        "hold out more, or use --fpr",
+        "1 of 11 files could not be read",
+    ]

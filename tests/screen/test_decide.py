@@ -7,10 +7,10 @@ import pytest
 from anomscan.errors import CalibrationTooSmall
 from anomscan.images.find import Unreadable
 from anomscan.model.model import read_model
-from anomscan.screen.decide import called, check, decide
+from anomscan.screen.decide import called, check, decide, review
 from anomscan.screen.ranking import Ranking
 from anomscan.stats.calibration import Calibration
-from anomscan.stats.decision import UNDECIDED, Decision
+from anomscan.stats.decision import UNDECIDED, Decision, Review
 from tests.fakes import scored
 
 
@@ -57,3 +57,22 @@ def test_a_decision_that_cannot_be_made_is_refused(held_out: Calibration) -> Non
 def test_each_image_for_itself(decision: Decision, called_so: list[bool] | None) -> None:
     found = called(decision, scored(["a", "b", "c"], [1.0, 2.0, 3.0], [0.5, 0.2, 0.1]))
     assert (None if found is None else found.tolist()) == called_so
+
+
+def test_a_second_limit_marks_what_a_person_should_look_at(ranking: Ranking, held_out: Calibration) -> None:
+    ranking.add(scored("0123", [1.0, 0.9, 0.8, 0.7], [1 / 11, 2 / 11, 3 / 11, 1.0]))
+    ranking.add_unreadable(Unreadable("broken", "broken"))
+    assert review(Decision(fpr=0.1), ranking, held_out) is None
+    assert review(Decision(fpr=0.1, review=Review(rate=0.2)), ranking, held_out) == pytest.approx(2 / 11)
+    assert [row.review for row in ranking.rows()] == [False, True, False, False, None]
+    assert review(Decision(fpr=0.1, review=Review(budget=3)), ranking, held_out) == pytest.approx(9 / 11)
+    assert ranking.to_review == 2
+
+
+def test_a_second_limit_that_is_no_other_is_refused(held_out: Calibration) -> None:
+    check(Decision(fpr=0.1, review=Review(rate=0.2)), held_out)
+    check(Decision(fpr=0.1, review=Review(budget=1)), held_out)  # of how many images is not known yet
+    with pytest.raises(CalibrationTooSmall, match=r"cannot choose 5 % of the normals by 10 held-out ones"):
+        check(Decision(fpr=0.1, review=Review(rate=0.15)), held_out)
+    with pytest.raises(CalibrationTooSmall, match=r"cannot choose 1 % of the normals"):
+        check(Decision(fpr=0.1, review=Review(budget=1, per_day=100)), held_out)

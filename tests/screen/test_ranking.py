@@ -3,11 +3,14 @@ from __future__ import annotations
 import os
 import sqlite3
 import tracemalloc
+from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from anomscan.images.find import Unreadable
+from anomscan.report.rows import Row
 from anomscan.screen.ranking import Ranking
 from tests.fakes import identity, scored
 
@@ -96,3 +99,31 @@ def test_a_closed_ranking_is_gone() -> None:
     ranking.close()
     with pytest.raises(sqlite3.ProgrammingError):
         ranking.add(scored(["a"], [0.5]))
+
+
+def test_parts_are_gathered_and_all_their_files_go_together() -> None:
+    with closing(Ranking(part_of=lambda path: path[:1])) as ranking:
+        ranking.add(scored(["a1", "b1", "a2", "b2"], [0.1, 0.4, 0.9, 0.5], [0.9, 0.3, 0.1, 1.0]))
+        ranking.add_unreadable(Unreadable("b3", "broken"))
+        ranking.add_unreadable(Unreadable("c1", "broken"))
+        seen: list[tuple[list[str], int]] = []
+
+        def judge(views: list[Row], unreadable: int) -> Row:
+            seen.append(([view.path for view in views], unreadable))
+            return replace(views[0], p_value=2 * (views[0].p_value or 0), views=[view.path for view in views])
+
+        ranking.gather(judge)
+        assert seen == [(["a2", "a1"], 0), (["b1", "b2"], 1)]  # what was said to be normal comes last
+        ranking.mark(p_value=0.2)
+        ranking.mark_review(0.2, 0.7)
+        rows = list(ranking.rows(1))
+        assert [(row.rank, row.path, row.part, row.anomalous) for row in rows] == [
+            (1, "a2", "a", True),
+            (None, "b3", "b", None),
+            (None, "c1", "c", None),
+        ]
+        assert rows[0].views == ["a2", "a1"]
+        assert [path for path, _ in ranking.anomalous_files()] == ["a2", "a1"]
+        assert [path for path, _ in ranking.review_files()] == ["b2", "b1"]
+        assert (ranking.anomalous, ranking.to_review, ranking.ranked, ranking.total) == (1, 1, 2, 6)
+        assert ranking.quantile(1.0) == pytest.approx(0.9)

@@ -110,3 +110,10 @@ def test_drift_and_report_do_not_depend_on_the_order_of_arrival(
     for seed in range(3):
         random.Random(seed).shuffle(sources)
         assert seen(run(ScoreJob(sources, model, keep=5), silent)) == first
+
+
+def test_one_view_a_part_is_kept_that_speaks_for_it() -> None:
+    sample = Sample(top=2, part_of=lambda path: path[0])
+    sample.add(scored(["a1", "b1", "c1"], [0.5, 0.9, 0.1], [0.5, 1.0, 0.9]))
+    sample.add(scored(["a2", "b2", "d1"], [0.7, 0.3, 0.2], [0.2, 0.6, 0.8]))
+    assert [image.path for image in sample._top] == ["a2", "b2"]  # b1 was said to be normal
