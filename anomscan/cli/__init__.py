@@ -53,7 +53,7 @@ def _verbs() -> list[str]:
 
 
 if "_ANOMSCAN_COMPLETE" in os.environ:  # a shell asks, see docs/on-the-line.md
-    from typer._completion_classes import completion_init
+    from typer.completion import completion_init  # type: ignore[attr-defined]
 
     completion_init()
 
