@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from dataclasses import replace
@@ -15,6 +16,7 @@ from anomscan.images.decode import decode
 from anomscan.images.find import Source, Unreadable, find
 from anomscan.model.model import Model, read_model
 from anomscan.report.rows import Row
+from anomscan.scoring.patches import averages, peaks
 from anomscan.screen import run as run_module
 from anomscan.screen.decide import decide
 from anomscan.screen.run import Outcome, ScoreJob, run, scale_of
@@ -244,7 +246,11 @@ def test_rows_tell_both_scores_and_where_images_are_odd(patchy: Model, stained: 
     )
     assert maps is not None
     assert (found["0.png"].regions == []) == (maps.distances.max() <= dark)
-    assert found["0.png"].patch_score == pytest.approx(float(maps.distances.max()))
+    info = patchy.manifest.patches
+    assert info is not None
+    measured = ((peaks(maps.distances), info.peak), (averages(maps.distances), info.average))
+    expected = max((math.log(of[0]) - spread.mean) / spread.deviation for of, spread in measured)
+    assert found["0.png"].patch_score == pytest.approx(expected, rel=1e-4)
 
 
 def test_of_an_image_that_has_gone_it_is_not_known_where(
@@ -282,7 +288,8 @@ def test_with_patches_rows_do_not_depend_on_threads_or_on_other_images(
 def test_every_normal_of_patches_again_has_a_p_value_of_one(patchy: Model, normal_folder: Path) -> None:
     rows = ranked(patchy, normal_folder)
     assert {row.p_value for row in rows} == {1.0}
-    assert sum(row.patch_score == 0 for row in rows) == 10
+    distances = [row.patch_score for row in rows if row.patch_score is not None]
+    assert sum(score == min(distances) for score in distances) == 10  # at no distance
 
 
 def test_no_neighbours_can_be_asked_for_with_patches(patchy: Model) -> None:
