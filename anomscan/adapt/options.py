@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from anomscan import DEFAULT_BACKBONE
+from anomscan.images.tiling import TileChoice
 from anomscan.types import Reading
 
 
@@ -37,7 +38,7 @@ class AdaptOptions:
     ``outliers`` and ``reference`` are folders that some methods need. ``scorer`` and ``steps`` None take
     the method's; ``time_budget`` is in seconds of training; ``memory`` is what the cached activations
     may take, in bytes, before they go to a memory-mapped file; ``reading`` is how the images are read;
-    ``focus`` what to look at.
+    ``focus`` what to look at, and ``tiles`` in which tiles.
     """
 
     method: str = "auto"
@@ -52,6 +53,7 @@ class AdaptOptions:
     memory: float = 2e9
     reading: Reading = field(default_factory=Reading)
     focus: FocusChoice = field(default_factory=FocusChoice)
+    tiles: TileChoice = field(default_factory=TileChoice)
 
     @property
     def further(self) -> dict[str, str | None]:

@@ -106,6 +106,19 @@ Mask = Annotated[
     typer.Option("--mask", metavar="FILE", help="Look only where this picture, of their size, is white."),
 ]
 
+TileGrid = Annotated[
+    str | None,
+    typer.Option(
+        "--tiles", metavar="RxC", help="Look at images in so many overlapping tiles (1x1: as a whole)"
+    ),
+]
+DefectSize = Annotated[
+    str | None,
+    typer.Option(
+        "--defect", metavar="PX", help="Size of the smallest defects, in pixels: as many tiles as they take"
+    ),
+]
+
 Focus = Annotated[
     str | None,
     typer.Option(

@@ -22,6 +22,7 @@ from anomscan.scoring.base import Scorer
 from anomscan.scoring.focused import Focused
 from anomscan.scoring.info import PatchInfo
 from anomscan.scoring.reduction import Reduction
+from anomscan.scoring.tiled import tiled
 from anomscan.text import now
 from anomscan.types import Outputs, Progress
 
@@ -71,14 +72,14 @@ def build(
     focused, focus = None, network.focus
     if material.bank is not None:
         focused = Focused.of(scorer, focus.looks, material.bank, seed, focus.weight, material.known)
-    scorer = focused or scorer
+    scorer = tiled(focused or scorer, network.preprocessing.tiles)
     indexed = scorer.fit(material.outputs, seed, reduction)
     if held_out is not None:
         outputs = held_out.compared(scorer)
         scores = scorer.score(outputs, scorer.info.k)
         draft.put(held_out.calibration.rescored(scores).save(draft.scratch)).put(held_out.save(draft.scratch))
         if focused and outputs.maps:
-            focused.look_normal(outputs.maps)
+            focused.look_normal(scorer.pictured(outputs.maps))
     draft.put(network.files).put(scorer.save(draft.scratch))
     draft.put(write_normals(draft.scratch, [material.paths[row] for row in indexed.rows]))
     return draft.commit(
@@ -121,7 +122,8 @@ def build_from(
     """
     extractor = Extractor(network.graph, available_cores())
     preprocessing = network.preprocessing
-    bank = Bank(most, network.method.seed) if network.focus.looks != "image" else None
+    tiles, looks = preprocessing.tile_count, network.focus.looks
+    bank = Bank(most, network.method.seed, tiles) if looks != "image" else None
     images = embed(
         "embedding the normals",
         normals.root,
@@ -135,7 +137,7 @@ def build_from(
     if normals.held_out:
         kept = Kept() if bank is not None else None
         take = kept.add if kept is not None else None
-        few = normals.held_out if kept is None else spread(normals.held_out)
+        few = spread(normals.held_out, tiles, with_patches=kept is not None)
         others = embed("calibrating", normals.root, few, extractor, preprocessing, progress, take)
         unreadable = [*unreadable, *others.unreadable]
         copies = normals.look.by_absolute_path()

@@ -13,6 +13,7 @@ import msgspec
 
 from anomscan.errors import ModelDamaged, ModelTooNew
 from anomscan.images.part import check
+from anomscan.images.tiles import check as check_tiles
 from anomscan.network.network import BackboneInfo, FocusInfo, Int8Info, MethodInfo
 from anomscan.scoring.info import GalleryInfo, PatchInfo, ScorerInfo
 from anomscan.types import Preprocessing
@@ -108,6 +109,8 @@ class Manifest:
             raise ValueError("a size, a number of features or of neighbours makes no sense")
         if self.preprocessing.reading.part is not None:
             check(self.preprocessing.reading.part)
+        if self.preprocessing.tiles is not None:
+            check_tiles(self.preprocessing.tiles)
 
     @property
     def id(self) -> str:

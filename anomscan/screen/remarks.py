@@ -41,7 +41,8 @@ class RemarkCounts:
         self._images += len(scored.images)
 
     def _is_like_the_first(self, image: Decoded) -> bool:
-        picture = small_picture(image.pixels)
+        tiles = image.pixels if image.pixels.ndim == 4 else image.pixels[None]
+        picture = np.stack([small_picture(tile) for tile in tiles])
         if self._first is None:
             self._first = picture
         difference = float(np.sqrt(np.square(picture - self._first).mean()))

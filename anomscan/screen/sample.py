@@ -21,6 +21,7 @@ class _Image:
     path: str
     score: float
     feature: Features
+    whole: Features
     map: PatchMaps | None = None
 
 
@@ -40,7 +41,7 @@ class Sample:
         maps = scored.outputs.maps
         for i, image in enumerate(scored.images):
             path, feature = plain_path(image.path), scored.outputs.image[i]
-            kept = _Image(path, float(scored.scores[i]), feature)
+            kept = _Image(path, float(scored.scores[i]), feature, scored.whole[i])
             self._top.offer(kept.score, replace(kept, map=maps and maps[i : i + 1]))
             if not scored.known[i]:
                 digest = hashlib.blake2b(os.fsencode(path), digest_size=8).digest()
@@ -55,8 +56,8 @@ class Sample:
         return {image.path: image.map for image in self._top if image.map is not None}
 
     def others(self) -> Features:
-        """Features, (n, D), of the others; a path counts once."""
-        return np.array(list({image.path: image.feature for image in self._others}.values()), np.float32)
+        """Features of the whole images, (n, D), of the others; a path counts once."""
+        return np.array(list({image.path: image.whole for image in self._others}.values()), np.float32)
 
 
 class _Largest:
@@ -71,7 +72,12 @@ class _Largest:
         self._added += 1
         if len(self._heap) == self._count and (not self._heap or key <= self._heap[0][0]):
             return
-        own = replace(image, feature=image.feature.copy(), map=image.map and image.map.copy())
+        own = replace(
+            image,
+            feature=image.feature.copy(),
+            whole=image.whole.copy(),
+            map=image.map and image.map.copy(),
+        )
         change = heapq.heapreplace if len(self._heap) == self._count else heapq.heappush
         change(self._heap, (key, -self._added, own))
 
