@@ -128,7 +128,8 @@ def test_boxes_heat_and_report_are_of_the_whole_image(
         assert SPOT[1] < y + height
         assert width * height <= 40 * 40
         number = found[f"odd{i}.png"]["rank"]
-        assert Image.open(tmp_path / "heat" / f"{number:04}_odd{i}.jpg").size == SIZE
+        with Image.open(tmp_path / "heat" / f"{number:04}_odd{i}.jpg") as heated:
+            assert heated.size == SIZE
     page = (tmp_path / "r.html").read_text()
     assert page.count('"spot":{') == 8
     assert '"normal":null' not in page
@@ -194,7 +195,8 @@ def test_a_normal_has_a_p_value_of_one_and_an_added_one_too(
 def test_half_a_normal_is_none(run: Run, index: Index, normals: Path, tmp_path: Path) -> None:
     """All tiles of an image must be those of a normal; one that was only half replaced is judged."""
     index("--tiles", "1x2")
-    image = Image.open(normals / "03.png")
+    with Image.open(normals / "03.png") as normal:
+        image = normal.copy()
     image.paste(part(5, spot=True).crop((160, 0, *SIZE)), (160, 0))
     found = scored(run, saved(tmp_path / "half", {"half.png": image}))
     assert float(found["half.png"]["p_value"]) < 1

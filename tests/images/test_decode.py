@@ -339,24 +339,24 @@ def test_one_tile_is_the_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-@pytest.mark.parametrize("grid", [(3, 4), (1, 8), (9, 1)])
+@pytest.mark.parametrize("grid", [(1, 8), (8, 1)])
 def test_a_reduced_scale_leaves_every_tile_its_pixels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grid: tuple[int, int], orientation: int
 ) -> None:
-    """Stripes of two pixels are grey at half of the scale; so is a tile that was decoded at that."""
-    columns = np.tile(np.repeat(np.array([0, 255], np.uint8), 2), 400)
+    """Stripes of six pixels: seen in a tile, and grey at the scale that would do for the whole."""
+    shape = (1200, 1600)
+    places = np.indices(shape)[1 if grid[0] == 1 else 0]
+    stripes = np.where(places // 6 % 2, 255, 0).astype(np.uint8)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    stripes = np.tile(columns, (1200, 1)) if orientation == 1 else np.tile(columns[:, None], (1, 1200))
-    Image.fromarray(stripes).save(tmp_path / "a.jpg", quality=95, exif=exif)
+    lying = stripes if orientation == 1 else np.rot90(stripes)
+    Image.fromarray(np.ascontiguousarray(lying)).save(tmp_path / "a.jpg", quality=95, exif=exif)
     rules = replace(PREPROCESSING, tiles=Tiles(*grid, 1 / 7, (1600, 1200)))
-    pixels = decode(str(tmp_path / "a.jpg"), rules).pixels.astype(int)
-    asked: list[Any] = []
-    monkeypatch.setattr(Image.Image, "draft", lambda *given: asked.append(given))
-    full = decode(str(tmp_path / "a.jpg"), rules).pixels.astype(int)
-    assert np.abs(pixels - full).mean() < 1.0
-    if grid == (1, 8):  # 48 px for 228 of the source: a quarter would be less than twice the input
-        assert np.abs(decode(str(tmp_path / "a.jpg"), PREPROCESSING).pixels - 128.0).mean() < 8
+    contrast = decode(str(tmp_path / "a.jpg"), rules).pixels.std()
+    monkeypatch.setattr(Image.Image, "draft", lambda *_: None)
+    full = decode(str(tmp_path / "a.jpg"), rules).pixels.std()
+    assert full > 30
+    assert contrast > 0.9 * full
 
 
 def test_tiles_of_a_region_lie_in_it_and_see_nothing_else(tmp_path: Path) -> None:
