@@ -340,19 +340,24 @@ def test_one_tile_is_the_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-@pytest.mark.parametrize("grid", [(1, 8), (8, 1)])
+@pytest.mark.parametrize(
+    ("grid", "size"), [((1, 8), (1600, 1200)), ((8, 1), (1600, 1200)), ((5, 1), (3200, 800))]
+)
 def test_a_reduced_scale_leaves_every_tile_its_pixels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grid: tuple[int, int], orientation: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    grid: tuple[int, int],
+    size: tuple[int, int],
+    orientation: int,
 ) -> None:
     """Stripes of six pixels: seen in a tile, and others at the scale that would do for the whole."""
-    shape = (1200, 1600)
-    places = np.indices(shape)[1 if grid[0] == 1 else 0]
+    places = np.indices(size[::-1])[1 if grid[0] == 1 else 0]
     stripes = np.where(places // 6 % 2, 255, 0).astype(np.uint8)
     exif = Image.Exif()
     exif[0x0112] = orientation
     lying = stripes if orientation == 1 else np.rot90(stripes)
     Image.fromarray(np.ascontiguousarray(lying)).save(tmp_path / "a.jpg", quality=95, exif=exif)
-    rules = replace(PREPROCESSING, tiles=Tiles(*grid, 1 / 7, (1600, 1200)))
+    rules = replace(PREPROCESSING, tiles=Tiles(*grid, 1 / 7, size))
     reduced = decode(str(tmp_path / "a.jpg"), rules).pixels.astype(int)
     monkeypatch.setattr(JpegImageFile, "draft", lambda *_: None)
     full = decode(str(tmp_path / "a.jpg"), rules).pixels.astype(int)
