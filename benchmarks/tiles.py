@@ -55,7 +55,7 @@ WINDOW = 160
 """Pixels of the drawing whose side a defect takes for that of the picture; it has 1 to 8 % of it."""
 KINDS = ("pit", "stain", "scratch", "particle", "crack")
 NAMES = ("brushed_metal", "wood")
-NORMALS, GOOD, BAD = 40, 25, 25
+NORMALS, GOOD, BAD = 30, 20, 20
 ASKED = ("whole", "3x4", "12px")
 
 

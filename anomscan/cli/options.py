@@ -109,13 +109,15 @@ Mask = Annotated[
 TileGrid = Annotated[
     str | None,
     typer.Option(
-        "--tiles", metavar="RxC", help="Look at images in so many overlapping tiles (1x1: as a whole)"
+        "--tiles",
+        metavar="RxC",
+        help="Look at images in so many rows and columns of tiles (default: the model's, or 1x1)",
     ),
 ]
 DefectSize = Annotated[
     str | None,
     typer.Option(
-        "--defect", metavar="PX", help="Size of the smallest defects, in pixels: as many tiles as they take"
+        "--defect", metavar="PX", help="Look at them in as many tiles as defects of that size take, 12px say."
     ),
 ]
 

@@ -45,7 +45,8 @@ def export_int8(folder: str, out: str, images: list[str], *, force: bool) -> Int
     model = read_model(folder, available_cores())
     if model.manifest.int8 is not None:
         raise UsageError("the model's extractor has 8 bits already; leave --int8 out")
-    normals: list[Found] = list(find(images)) if images else [Source(path) for path in model.normals]
+    own = dict.fromkeys(model.normals)  # of tiles, each has several vectors
+    normals: list[Found] = list(find(images)) if images else [Source(path) for path in own]
     graph, metric = verified(folder, model.manifest, EXTRACTOR), model.manifest.scorer.metric
     with whole_file(out) as partial:
         return make_int8(graph, partial, normals, model.manifest.preprocessing, metric, force=force)

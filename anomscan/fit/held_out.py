@@ -47,7 +47,16 @@ class Kept:
 
     def patches(self) -> np.ndarray | None:
         """All, (n, rows, columns, C) float16; None where none came."""
-        return np.concatenate(self._parts) if self._parts else None
+        if not self._parts:
+            return None
+        whole = np.empty((sum(map(len, self._parts)), *self._parts[0].shape[1:]), np.float16)
+        place = 0
+        while self._parts:  # one after the other is given back, so that they are not there twice
+            part = self._parts.pop(0)
+            whole[place : place + len(part)] = part
+            place += len(part)
+        self._parts = [whole]
+        return whole
 
 
 @dataclass(frozen=True)
