@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -119,20 +120,23 @@ def test_boxes_heat_and_report_are_of_the_whole_image(
     index("--tiles", "3x4")
     done = run("score", pair, "--model", "m", "--format", "jsonl", "--heatmaps", "heat", "--report", "r.html")
     assert done.returncode == 0, done.stderr.decode()
-    found = {Path(row["path"]).name: row for row in map(json.loads, done.stdout.splitlines())}
+    rows_of = {Path(row["path"]).name: row for row in map(json.loads, done.stdout.splitlines())}
     for i in range(4):
-        x, y, width, height = found[f"odd{i}.png"]["regions"][0]
+        x, y, width, height = rows_of[f"odd{i}.png"]["regions"][0]
         assert x < SPOT[0] + SPOT[2]
         assert SPOT[0] < x + width
         assert y < SPOT[1] + SPOT[3]
         assert SPOT[1] < y + height
         assert width * height <= 40 * 40
-        number = found[f"odd{i}.png"]["rank"]
+        number = rows_of[f"odd{i}.png"]["rank"]
         with Image.open(tmp_path / "heat" / f"{number:04}_odd{i}.jpg") as heated:
             assert heated.size == SIZE
     page = (tmp_path / "r.html").read_text()
-    assert page.count('"spot":{') == 8
-    assert '"normal":null' not in page
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    for row in json.loads(found[1])["rows"]:
+        assert row["spot"]["normal"]["picture"] is not None
+        assert len({normal["path"] for normal in row["nearest"]}) == 3, "each normal once, whatever its tiles"
 
 
 def test_maps_are_measured_over_the_whole_image(run: Run, index: Index, pair: Path, tmp_path: Path) -> None:
