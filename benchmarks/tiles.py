@@ -4,10 +4,10 @@
     python benchmarks/tiles.py measure /tmp/large
 
 The first draws pictures of 2000 x 1500 pixels of made surfaces (see ``surfaces.py``; at half that size, then
-enlarged), good ones and some with a pit, stain, scratch, particle or crack of about 12 px. The second adapts
+enlarged), good ones and some with a pit, stain, scratch, particle or crack from 12 px on. The second adapts
 to good ones, as a user would (``--method stages``), without tiles, with ``--tiles 3x4`` and with ``--defect
-12px``, and evaluates. A line of ``tiles.csv`` is one run; one that is there is not made again. Other grids or
-sizes are named by ``--tiles``.
+12px``, and evaluates. A line of ``tiles.csv`` is one run; one that is there is not made again. Other grids
+and sizes are named by ``--tiles``.
 """
 
 from __future__ import annotations
@@ -55,8 +55,9 @@ WINDOW = 160
 """Pixels of the drawing whose side a defect takes for that of the picture; it has 1 to 8 % of it."""
 KINDS = ("pit", "stain", "scratch", "particle", "crack")
 NAMES = ("brushed_metal", "wood")
-NORMALS, GOOD, BAD = 30, 20, 20
-ASKED = ("whole", "3x4", "12px")
+NORMALS, GOOD, BAD = 20, 15, 15
+WHOLE = "whole"
+ASKED = (WHOLE, "3x4", "12px")
 
 
 @dataclass(frozen=True)
@@ -150,8 +151,8 @@ def extents(root: Path, name: str) -> str:
 
 def measured(root: Path, asked: str) -> Result:
     """Adapt and evaluate."""
-    choice = TileChoice(grid=asked) if "x" in asked and "px" not in asked else TileChoice(defect=asked)
-    choice = TileChoice() if asked == "whole" else choice
+    grid, defect = (None, asked) if asked.removesuffix("px").isdecimal() else (asked, None)
+    choice = TileChoice() if asked == WHOLE else TileChoice(grid, defect)
     with tempfile.TemporaryDirectory() as model:
         began = time.perf_counter()
         options = AdaptOptions(method="stages", tiles=choice)
