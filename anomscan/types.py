@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,9 @@ class Outputs:
     ``image`` is (n, D) float32, one feature vector an image; of the frozen trunk of a backbone its
     activations, (n, ...). ``patches`` is (n, rows, columns, C) float32, one vector a place, or None where the
     graph has none; ``maps`` takes its place once it was compared with the normals' patches.
+
+    Of an image that is looked at in T tiles they are those of the tiles, side by side: ``image`` is (n, T D),
+    ``patches`` (n, T rows, columns, C), and ``maps`` likewise.
     """
 
     image: Features
@@ -79,6 +82,27 @@ class Outputs:
 
     def __len__(self) -> int:
         return len(self.image)
+
+    def folded(self, tiles: int) -> Outputs:
+        """Of every ``tiles`` tiles in a row those of their image; with 1 the same."""
+        if tiles == 1:
+            return self
+        return self._each(lambda a: a.reshape(len(a) // tiles, tiles * a.shape[1], *a.shape[2:]))
+
+    def unfolded(self, tiles: int) -> Outputs:
+        """Those of each of the ``tiles`` tiles of every image, in a row of its own; with 1 the same."""
+        if tiles == 1:
+            return self
+        return self._each(lambda a: a.reshape(tiles * len(a), a.shape[1] // tiles, *a.shape[2:]))
+
+    def _each(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Outputs:
+        """The same with every array changed."""
+        maps = self.maps
+        return Outputs(
+            change(self.image),
+            None if self.patches is None else change(self.patches),
+            None if maps is None else PatchMaps(change(maps.distances), change(maps.nearest)),
+        )
 
     @classmethod
     def joined(cls, parts: Sequence[Outputs]) -> Self:
@@ -139,12 +163,34 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Tiles:
+    """The grid of tiles in which an image is looked at, each as if it were an image.
+
+    Two that are side by side share ``overlap`` of a tile. ``source`` is the width and height, in pixels, of
+    what was looked at in most normals; ``defect`` the size of the defects that the grid was chosen by, or 0
+    where it was asked for.
+    """
+
+    rows: int
+    columns: int
+    overlap: float
+    source: tuple[int, int]
+    defect: int = 0
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self.rows * self.columns
+
+
+@dataclass(frozen=True)
 class Preprocessing:
     """How a decoded image becomes the graph's input; recorded, never guessed from data.
 
     The whole image, or its part that ``reading`` names, is squashed to ``height`` x ``width`` pixels with
     Pillow's ``resample`` filter.
     ``mean`` and ``std`` (of RGB in [0, 1]) are applied inside the graph and stand here for the record.
+    With ``tiles`` each of these is squashed instead.
     """
 
     height: int
@@ -153,3 +199,15 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     reading: Reading = field(default_factory=Reading)
+    tiles: Tiles | None = None
+
+    @property
+    def tile_count(self) -> int:
+        """How many tiles an image is looked at in; 1 where it is looked at as a whole."""
+        return self.tiles.count if self.tiles is not None else 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the pixels of an image: (height, width, 3), or of its tiles, (tiles, height, width, 3)."""
+        own = (self.height, self.width, 3)
+        return own if self.tiles is None else (self.tiles.count, *own)

@@ -79,12 +79,14 @@ def scored(
 ) -> Scored:
     """Images that were never there, scored as told."""
     pixels = np.zeros((1, 1, 3), np.uint8)
+    features = np.zeros((len(paths), 1), np.float32) if features is None else features
     return Scored(
         [Decoded(path, pixels, path, identity(path)) for path in paths],
         np.array(scores, np.float32),
         None if p_values is None else np.array(p_values, np.float64),
         list(nearest or ["n"] * len(paths)),
         np.array(known or [False] * len(paths), np.bool_),
-        Outputs(np.zeros((len(paths), 1), np.float32) if features is None else features, maps=maps),
+        Outputs(features, maps=maps),
+        features,
         {name: np.array(values, np.float32) for name, values in (aspects or {}).items()},
     )

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from anomscan.adapt.backbones import Backbone
-from anomscan.adapt.folders import decoded
+from anomscan.adapt.folders import decoded, decoded_once
 from anomscan.adapt.made_anomalies import PATCH, Maker
 from anomscan.adapt.onnx_export import FromPixels, write_onnx
 from anomscan.adapt.options import FocusChoice
@@ -31,13 +31,14 @@ from anomscan.images.find import Found, Source, Unreadable
 from anomscan.images.overlay import source_size
 from anomscan.images.part import covered
 from anomscan.images.region import shown
+from anomscan.images.tiles import tile_size
 from anomscan.network.extractor import BATCH, Extractor
 from anomscan.network.network import FocusInfo
 from anomscan.pipeline import available_cores, counted
 from anomscan.scoring.bank import Bank
 from anomscan.scoring.info import Looks
 from anomscan.scoring.patches import PatchGallery, peaks
-from anomscan.types import Features, Pixels, Preprocessing, Progress, Reading
+from anomscan.types import Features, Pixels, Preprocessing, Progress
 
 LOOKS = ("auto", "image", "patch", "both")
 FEWEST = 10
@@ -122,8 +123,8 @@ def choose(
     looks = choice.looks
     if looks == "image":
         return Sight(FocusInfo("image"))
-    judges, others = _drawn(sources)
-    side = _typical_side(judges, backbone.preprocessing.reading)
+    judges, others = _drawn(sources, backbone.preprocessing.tile_count)
+    side = _typical_side(judges, backbone.preprocessing)
     apart = distinctness(features)
     against = _against_patches(backbone, len(sources), len(features), apart, side)
     if looks == "auto" and against is not None:
@@ -186,13 +187,15 @@ def _best(views: Sequence[_View]) -> _View:
     return best
 
 
-def _drawn(sources: Sequence[Found]) -> tuple[list[Found], list[Found]]:
-    """Judges, and others to compare them with, spread over all."""
+def _drawn(sources: Sequence[Found], tiles: int) -> tuple[list[Found], list[Found]]:
+    """Judges, and others to compare them with, spread over all; fewer others where each has many tiles."""
     spread = np.linspace(0, len(sources) - 1, min(LOOKED_AT, len(sources))).astype(int)
     count = max(1, min(JUDGES, round(JUDGING * len(spread))))
     judges = set(spread[np.linspace(0, len(spread) - 1, count).astype(int)].tolist())
-    others = [sources[i] for i in spread if i not in judges]
-    return [sources[i] for i in sorted(judges)], others or list(sources)
+    others = [sources[i] for i in spread if i not in judges] or list(sources)
+    most = max(FEWEST, 2 * LOOKED_AT // tiles)
+    few = np.linspace(0, len(others) - 1, min(most, len(others))).astype(int)
+    return [sources[i] for i in sorted(judges)], [others[i] for i in few]
 
 
 def distinctness(features: Features) -> float:
@@ -221,13 +224,14 @@ def weight_of(seen: float) -> float:
     return round(float(np.interp(seen, *WEIGHTS)), 3)
 
 
-def _typical_side(judges: Sequence[Found], reading: Reading) -> int:
-    """The shorter side of what is looked at of the sources, in pixels."""
+def _typical_side(judges: Sequence[Found], rules: Preprocessing) -> int:
+    """The shorter side of what is looked at of the sources, or of a tile of that, in pixels."""
     sides = []
     for source in judges:
         with suppress(UnreadableImage):
             if isinstance(source, Source):
-                sides.append(min(covered(reading, source_size(source.name))[2:]))
+                width, height = covered(rules.reading, source_size(source.name))[2:]
+                sides.append(int(min(tile_size(rules.tiles, (width, height)))))
             else:
                 sides.append(0)
     return int(np.median(sides)) if sides else 0
@@ -262,7 +266,7 @@ def _with_defects(
     """
     height, width = (max(16, min(round(length * factor), side)) for length in (own.height, own.width))
     rules = replace(own, height=height, width=width)
-    images = [image.pixels for image in decoded(judges, rules) if isinstance(image, Decoded)]
+    images = [image.pixels for image in decoded_once(judges, rules) if isinstance(image, Decoded)]
     if not images:
         return {}
     made, seen = {"": np.stack(images)}, shown((width, height), own.reading.part)
@@ -299,7 +303,8 @@ def _look(
     trunk, graph = PatchTrunk(backbone).eval(), scratch / "patches.onnx"
     write_onnx(FromPixels(rules, trunk), graph, rules, backbone.info)
     extractor, whitening = Extractor(graph, available_cores()), Whitening()
-    images = counted(f"looking at {rules.height} px", decoded(others, rules), len(others), progress)
+    total = len(others) * rules.tile_count
+    images = counted(f"looking at {rules.height} px", decoded(others, rules), total, progress)
     kept: list[NDArray[np.float16]] = []
     for batch in extractor.embed(images):
         if not isinstance(batch, Unreadable):
@@ -323,7 +328,8 @@ def _look(
         for kind, pixels in defects.items()
     }
     seconds = time.perf_counter() - began
-    milliseconds = round(1e3 * seconds * available_cores() / sum(map(len, scores.values())), 1)
+    looks = sum(map(len, scores.values())) / rules.tile_count
+    milliseconds = round(1e3 * seconds * available_cores() / looks, 1)
     seen = {kind: _auroc(scores[""], scores[kind]) for kind in scores if kind}
     return _View(factor, rules.height, trunk, whitening, seen, milliseconds)
 

@@ -14,6 +14,7 @@ from anomscan.errors import UnreadableImage, UsageError
 from anomscan.images.decode import LOOK_AHEAD, Decoded, decode_all, look_at
 from anomscan.images.find import Found, Unreadable, find_images
 from anomscan.images.overlay import source_size
+from anomscan.images.tiles import every_tile, one_tile_each
 from anomscan.pipeline import available_cores, in_order
 from anomscan.text import printable
 from anomscan.types import Part, Preprocessing
@@ -39,13 +40,24 @@ class Material:
 
 
 def decoded(sources: Iterable[Found], preprocessing: Preprocessing) -> Iterator[Decoded | Unreadable]:
-    """The images, decoded side by side, in order."""
-    return decode_all(sources, preprocessing, available_cores())
+    """The images, or every tile of them, decoded side by side, in order."""
+    return every_tile(decode_all(sources, preprocessing, available_cores()))
+
+
+def decoded_once(
+    sources: Iterable[Found], preprocessing: Preprocessing, number: int | None = None
+) -> Iterator[Decoded | Unreadable]:
+    """The images, or one tile of each, see ``one_tile_each``."""
+    return one_tile_each(decode_all(sources, preprocessing, available_cores()), number)
 
 
 def decoded_others(sources: Iterable[Found], preprocessing: Preprocessing) -> Iterator[Decoded | Unreadable]:
-    """The same of a further folder: what is of the normals' size is cropped as they are, the rest is not."""
+    """The same of a further folder: what is of the normals' size is cropped as they are, the rest is not.
+
+    None is looked at in tiles: of an image with a small defect most tiles are normal.
+    """
     reading = preprocessing.reading
+    preprocessing = replace(preprocessing, tiles=None)
     whole = replace(preprocessing, reading=replace(reading, part=None))
 
     def one(source: Found) -> Decoded | Unreadable:

@@ -26,6 +26,7 @@ from anomscan.adapt.folders import (
     Material,
     classes_of,
     decoded,
+    decoded_once,
     decoded_others,
     find_others,
     set_aside,
@@ -91,11 +92,13 @@ def make_network(
     progress("loading the backbone", 0, None, "")
     choice = options.backbone
     backbone = load_backbone(choice.name, choice.weights, choice.size)
-    backbone = replace(backbone, preprocessing=replace(backbone.preprocessing, reading=options.reading))
+    rules = replace(backbone.preprocessing, reading=options.reading)
+    rules = replace(rules, tiles=options.tiles.decide(sources, rules))
+    backbone = replace(backbone, preprocessing=rules)
     adapted = _adapted(backbone, preset, sources, others, options, scratch, progress)
-    few = sources[:: -(-len(sources) // READ_OUT_BY)]
-    images = decoded(few, backbone.preprocessing)
-    looked_at = counted("reading out the normals", images, len(few), progress)
+    few = sources[:: -(-len(sources) * rules.tile_count // READ_OUT_BY)]
+    images = decoded(few, rules)
+    looked_at = counted("reading out the normals", images, len(few) * rules.tile_count, progress)
     read = preset.readout.read(backbone, adapted.network, looked_at, scratch)
     scaled = adapted.normalised or preset.readout.normalises
     last = [L2Normalise()] if scorer.metric == "cosine" and not scaled else []
@@ -126,9 +129,13 @@ def _sight(
 ) -> Sight:
     """What to look at: as asked for, or as the method does; a scorer that was named looks at the image."""
     looks = options.focus.looks or ("image" if options.scorer is not None else preset.looks)
+    rules = backbone.preprocessing
+    middle = rules.tile_count // 2
     if looks == "auto" and head is None:
         few = sources[:: -(-len(sources) // MOST_ALIKE)]
-        head = features_of(adapted.network, backbone, decoded(few, backbone.preprocessing), scratch)
+        head = features_of(adapted.network, backbone, decoded_once(few, rules, middle), scratch)
+    elif head is not None:
+        head = head[middle :: rules.tile_count]
     return choose(
         backbone,
         sources,
@@ -172,10 +179,12 @@ def _adapted(
     trained, held_out = set_aside(sources, preset.holds_out, options.seed)
 
     def folder(images: Sequence[Found], what: str) -> Folder:
-        return Folder(decoded(images, backbone.preprocessing), len(images), what)
+        rules = backbone.preprocessing
+        return Folder(decoded(images, rules), len(images) * rules.tile_count, what)
 
     normals = folder(trained, "normal")
-    normals = replace(normals, images=counted("reading the normals", normals.images, len(trained), progress))
+    images = counted("reading the normals", normals.images, normals.count, progress)
+    normals = replace(normals, images=images)
     further = {
         option: Folder(
             decoded_others(found, backbone.preprocessing),
@@ -188,11 +197,11 @@ def _adapted(
     material = Material(normals, folder(held_out, "held-out normal") if held_out else None, further)
     checkpoint = None
     if options.going_on is not None:
-        images = {
+        found = {
             "normal images": [*trained, *held_out],
             **{f"--{option}": o for option, o in others.items()},
         }
-        settings = _settings(backbone, preset, options, images)
+        settings = _settings(backbone, preset, options, found)
         checkpoint = Checkpoint(options.going_on.file, settings, options.going_on.say)
     resources = Resources(
         options.seed, options.device, options.time_budget, options.memory, scratch, checkpoint
@@ -247,7 +256,7 @@ def _exported(
     output = "float32 [N, D]" + (", L2-normalised" if metric == "cosine" else "")
     names = [IMAGE, PATCHES] if isinstance(module.parts[0], WithPatches) else [IMAGE]
     write_onnx(module, files[EXTRACTOR], backbone.preprocessing, backbone.info, output=output, outputs=names)
-    images = _readable(decoded(sources, backbone.preprocessing))
+    images = _readable(decoded_once(sources, backbone.preprocessing))
     pixels = [image.pixels for image in islice(images, PARITY_IMAGES)]
     if not pixels:
         raise InputError(f"none of the {len(sources)} normal images can be read")

@@ -19,6 +19,7 @@ from anomscan.network.network import BackboneInfo
 from anomscan.types import Features, Pixels, Preprocessing
 
 OPSET = 18
+OVERLAPPING = "neighbours share {:.6g} of a tile; the largest score of a tile is that of the image"
 TOLERANCE = 1e-4
 """Largest difference between torch and onnxruntime, relative to the largest component, which counts
 at least 1: features are compared on their own scale or, normalised, on that of the unit sphere."""
@@ -73,7 +74,7 @@ def write_onnx(
         outputs: names of what it gives.
     """
     pixels = torch.zeros(2, preprocessing.height, preprocessing.width, 3, dtype=torch.uint8)
-    looked_at = described(preprocessing.reading.part)
+    looked_at, tiles = described(preprocessing.reading.part), preprocessing.tiles
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside torch's and onnxscript's own exporter
@@ -94,7 +95,13 @@ def write_onnx(
             "weights": backbone.weights,
             "height": str(preprocessing.height),
             "width": str(preprocessing.width),
-            "resize": f"{looked_at} squashed with Pillow, {preprocessing.resample}",
+            "resize": f"{'each tile of ' if tiles else ''}{looked_at} squashed with Pillow, "
+            f"{preprocessing.resample}",
+            **(
+                {"tiles": f"{tiles.rows} x {tiles.columns}, {OVERLAPPING.format(tiles.overlap)}"}
+                if tiles
+                else {}
+            ),
             "input": "uint8 [N, H, W, 3], RGB",
             "output": output,
         }

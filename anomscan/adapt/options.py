@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anomscan import DEFAULT_BACKBONE
+from anomscan.images.tiling import TileChoice
 from anomscan.types import Reading
 
 
@@ -47,7 +48,7 @@ class AdaptOptions:
     ``outliers`` and ``reference`` are folders that some methods need. ``scorer`` and ``steps`` None take
     the method's; ``time_budget`` is in seconds of training; ``memory`` is what the cached activations
     may take, in bytes, before they go to a memory-mapped file; ``reading`` is how the images are read;
-    ``focus`` what to look at. ``going_on`` None keeps no checkpoint.
+    ``focus`` what to look at, and ``tiles`` in which tiles. ``going_on`` None keeps no checkpoint.
     """
 
     method: str = "auto"
@@ -63,6 +64,7 @@ class AdaptOptions:
     reading: Reading = field(default_factory=Reading)
     focus: FocusChoice = field(default_factory=FocusChoice)
     going_on: GoingOn | None = None
+    tiles: TileChoice = field(default_factory=TileChoice)
 
     @property
     def further(self) -> dict[str, str | None]:

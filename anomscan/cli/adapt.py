@@ -10,6 +10,7 @@ from anomscan.cli.options import (
     DEFAULT_MODEL,
     BackboneName,
     Budget,
+    DefectSize,
     Device,
     Exclude,
     Focus,
@@ -25,6 +26,7 @@ from anomscan.cli.options import (
     Region,
     ScorerName,
     Share,
+    TileGrid,
     Wait,
     WeightsFile,
     backbone_choice,
@@ -67,6 +69,8 @@ def adapt(
     max_pixels: MaxPixels = None,
     region: Region = None,
     mask: Mask = None,
+    tiles: TileGrid = None,
+    defect: DefectSize = None,
     wait: Wait = 0.0,
 ) -> None:
     """Fine-tune the backbone on normal images, export it and build the index."""
@@ -74,6 +78,7 @@ def adapt(
     from anomscan.cli.console import finish, message, progress_bar
     from anomscan.fit.adapt import adapt as fit
     from anomscan.fit.normals import hold_out_rule
+    from anomscan.images.tiling import TileChoice
 
     options = AdaptOptions(
         method=method,
@@ -87,6 +92,7 @@ def adapt(
         device=device.value,
         memory=memory * 1e9,
         focus=FocusChoice(focus, budget, patches),
+        tiles=TileChoice(tiles, defect),
     )
     files = gathering(exclude, range_, max_pixels, region, mask)
     rule = hold_out_rule(None, holdout, group_by)

@@ -146,6 +146,7 @@ def model_table(manifest: Manifest, folder: str, suspects: Suspects | None = Non
     from rich.text import Text
 
     from anomscan.images.part import described
+    from anomscan.images.tiles import described as tiles_of
     from anomscan.scoring.registry import scorer_class
     from anomscan.text import printable
 
@@ -170,6 +171,7 @@ def model_table(manifest: Manifest, folder: str, suspects: Suspects | None = Non
             f"{preprocessing.width} x {preprocessing.height} pixels, "
             f"{described(preprocessing.reading.part)}, {preprocessing.resample}",
         ),
+        *((("tiles", tiles_of(preprocessing)),) if preprocessing.tiles else ()),
         ("focus", manifest.focus.describe()),
         ("scorer", scorer_class(manifest.scorer.name).describe(manifest.scorer)),
         ("normals", f"{data.images} images of {printable(data.root)}, {data.unreadable} unreadable"),
@@ -337,6 +339,7 @@ def int8_gain(info: Int8Info) -> str:
 
 def finish(fitted: Fitted, model: str) -> None:
     """Say what was written, and exit with 3 where normals could not be read."""
+    from anomscan.images.tiles import described as tiles_of
     from anomscan.text import printable
 
     for image in fitted.unreadable:
@@ -346,6 +349,8 @@ def finish(fitted: Fitted, model: str) -> None:
         message(f"{method.preset}: {method.selection['reason']}")
     if fitted.manifest.focus.measured or fitted.manifest.focus.reason != "asked for":
         message(fitted.manifest.focus.describe())
+    if fitted.manifest.preprocessing.tiles:
+        message(f"looks at {tiles_of(fitted.manifest.preprocessing)}")
     how = f"{method.preset}, {method.steps} steps" if method.steps else "pretrained features"
     message(f"wrote {model}: {how}, {data.images} normals")
     if fitted.manifest.int8 is not None:

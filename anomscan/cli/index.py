@@ -10,6 +10,7 @@ from anomscan.cli.options import (
     DEFAULT_MODEL,
     BackboneName,
     Budget,
+    DefectSize,
     Exclude,
     Focus,
     Force,
@@ -25,6 +26,7 @@ from anomscan.cli.options import (
     Region,
     ScorerName,
     Share,
+    TileGrid,
     Wait,
     WeightsFile,
     backbone_choice,
@@ -59,6 +61,8 @@ def index(
     max_pixels: MaxPixels = None,
     region: Region = None,
     mask: Mask = None,
+    tiles: TileGrid = None,
+    defect: DefectSize = None,
     wait: Wait = 0.0,
 ) -> None:
     """Build the index only, with the model's extractor if there is one, else with the pretrained backbone."""
@@ -68,10 +72,11 @@ def index(
     from anomscan.fit.index import IndexOptions
     from anomscan.fit.index import index as fit
     from anomscan.fit.normals import hold_out_rule
+    from anomscan.images.tiling import TileChoice
 
     check_force(int8, force)
     started = any(option is not None for option in (backbone, weights, size))
-    asked = (scorer, holdout, group_by, reduce, range_, focus, budget, patches, region, mask)
+    asked = (scorer, holdout, group_by, reduce, range_, focus, budget, patches, region, mask, tiles, defect)
     building = started or int8 or any(option is not None for option in asked)
     if add + remove + building > 1:
         raise UsageError("--add and --remove change a finished index; leave each other and all else out")
@@ -84,7 +89,8 @@ def index(
             fitted = feedback.remove(paths, model, wait)
         else:
             choice = backbone_choice(backbone, weights, size) if started else None
-            options = IndexOptions(choice, scorer, reduce, int8, force, FocusChoice(focus, budget, patches))
+            looks, parts = FocusChoice(focus, budget, patches), TileChoice(tiles, defect)
+            options = IndexOptions(choice, scorer, reduce, int8, force, looks, parts)
             rule = hold_out_rule(model, holdout, group_by)
             files = gathering(exclude, range_, max_pixels, region, mask)
             fitted = fit(paths[0], model, options, progress, rule, wait, files)

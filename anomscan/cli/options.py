@@ -132,6 +132,21 @@ Mask = Annotated[
     typer.Option("--mask", metavar="FILE", help="Look only where this picture, of their size, is white."),
 ]
 
+TileGrid = Annotated[
+    str | None,
+    typer.Option(
+        "--tiles",
+        metavar="RxC",
+        help="Look at images in so many rows and columns of tiles (default: the model's, or 1x1)",
+    ),
+]
+DefectSize = Annotated[
+    str | None,
+    typer.Option(
+        "--defect", metavar="PX", help="Look at them in as many tiles as defects of that size take, 12px say."
+    ),
+]
+
 Focus = Annotated[
     str | None,
     typer.Option(

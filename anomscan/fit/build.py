@@ -27,6 +27,7 @@ from anomscan.scoring.base import Scorer
 from anomscan.scoring.focused import Focused
 from anomscan.scoring.info import PatchInfo
 from anomscan.scoring.reduction import Reduction
+from anomscan.scoring.tiled import tiled
 from anomscan.text import many, now, printable
 from anomscan.types import Features, Outputs, Progress
 
@@ -82,14 +83,14 @@ def build(
     focused, focus = None, network.focus
     if material.bank is not None:
         focused = Focused.of(scorer, focus.looks, material.bank, seed, focus.weight, material.known)
-    scorer = focused or scorer
+    scorer = tiled(focused or scorer, network.preprocessing.tiles)
     indexed = scorer.fit(material.outputs, seed, reduction)
     if held_out is not None:
         outputs = held_out.compared(scorer)
         scores = scorer.score(outputs, scorer.info.k)
         draft.put(held_out.calibration.rescored(scores).save(draft.scratch)).put(held_out.save(draft.scratch))
         if focused and outputs.maps:
-            focused.look_normal(outputs.maps)
+            focused.look_normal(scorer.pictured(outputs.maps))
     suspects = suspect(scorer)
     if suspects is not None:
         draft.put(suspects.save(draft.scratch))
@@ -135,8 +136,10 @@ def build_from(
     """
     extractor = Extractor(network.graph, available_cores())
     preprocessing = network.preprocessing
-    bank = Bank(most, network.method.seed) if network.focus.looks != "image" else None
-    compared = Kept({os.path.abspath(source.path) for source in spread(normals.sources)})
+    tiles, looks = preprocessing.tile_count, network.focus.looks
+    bank = Bank(most, network.method.seed, tiles) if looks != "image" else None
+    few = spread(normals.sources, tiles, with_patches=bank is not None)
+    compared = Kept({os.path.abspath(source.path) for source in few})
 
     def take_both(patches: Features, paths: list[str]) -> None:
         assert bank is not None  # noqa: S101 - it is given where there is one
@@ -156,7 +159,7 @@ def build_from(
     if normals.held_out:
         kept = Kept() if bank is not None else None
         take = kept.add if kept is not None else None
-        few = normals.held_out if kept is None else spread(normals.held_out)
+        few = spread(normals.held_out, tiles, with_patches=kept is not None)
         others = embed("calibrating", normals.root, few, extractor, preprocessing, progress, take)
         unreadable = [*unreadable, *others.unreadable]
         copies = normals.look.by_absolute_path()

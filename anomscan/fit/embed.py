@@ -17,7 +17,7 @@ from anomscan.pipeline import available_cores, counted
 from anomscan.types import Features, Outputs, Preprocessing, Progress
 
 Take = Callable[[Features, list[str]], None]
-"""Takes the patches of n images, (n, rows, columns, C), and their paths."""
+"""Takes the patches of n images, (n, rows, columns, C), see ``Outputs``, and their paths."""
 
 
 @dataclass(frozen=True)

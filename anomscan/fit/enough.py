@@ -28,6 +28,7 @@ from anomscan.scoring.bank import Bank
 from anomscan.scoring.base import Scorer
 from anomscan.scoring.focused import Focused
 from anomscan.scoring.registry import scorer_class
+from anomscan.scoring.tiled import tiled
 from anomscan.stats.calibration import Floats
 from anomscan.types import Features, Outputs, Progress
 
@@ -200,9 +201,9 @@ class _Images:
         wanted: list[Found] = [Source(path) for path in paths]
         kept = Kept()
         take = kept.add if model.patches is not None else None
-        found = embed(
-            what, os.curdir, spread(wanted), model.extractor, model.manifest.preprocessing, progress, take
-        )
+        rules = model.manifest.preprocessing
+        few = spread(wanted, rules.tile_count, with_patches=take is not None)
+        found = embed(what, os.curdir, few, model.extractor, rules, progress, take)
         return cls(found.paths, found.outputs, kept.patches())
 
 
@@ -230,13 +231,14 @@ def _made(
 
 def _scorer(model: Model, normals: _Images, rows: np.ndarray) -> Scorer:
     """The model's scorer, fitted on some of the normals."""
-    manifest, whole = model.manifest, model.scorer.whole
+    manifest, whole, rules = model.manifest, model.scorer.whole, model.manifest.preprocessing
     scorer: Scorer = scorer_class(manifest.scorer.name)(whole.info, whole.arrays)
     info = manifest.patches
     if normals.patches is not None and info is not None:
-        bank = Bank(info.most, manifest.method.seed)
+        bank = Bank(info.most, manifest.method.seed, rules.tile_count)
         bank.add(normals.patches[rows].astype(np.float32), [normals.paths[i] for i in rows])
         scorer = Focused.of(scorer, info.looks, bank, manifest.method.seed, info.weight)
+    scorer = tiled(scorer, rules.tiles)
     scorer.fit(Outputs(normals.outputs.image[rows]), manifest.method.seed)
     return scorer
 

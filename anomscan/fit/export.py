@@ -45,7 +45,8 @@ def export_int8(folder: str, out: str, images: list[str], *, force: bool) -> Int
     model = read_model(folder, available_cores())
     if model.manifest.int8 is not None:
         raise UsageError("the model's extractor has 8 bits already; leave --int8 out")
-    normals: list[Found] = list(find(images)) if images else [Source(path) for path in model.normals]
+    own = dict.fromkeys(model.normals)  # of tiles, each has several vectors
+    normals: list[Found] = list(find(images)) if images else [Source(path) for path in own]
     graph, metric = verified(folder, model.manifest, EXTRACTOR), model.manifest.scorer.metric
     with whole_file(out) as partial:
         return make_int8(graph, partial, normals, model.manifest.preprocessing, metric, force=force)
@@ -96,19 +97,26 @@ def _difference(model: Model, expected: Outputs, found: Outputs) -> float:
     return float((np.abs(after - before) / np.maximum(1, np.abs(before))).max())
 
 
+def _most(model: Model) -> int:
+    """Images to check with; fewer where each has several tiles."""
+    return max(1, EXPORT_IMAGES // model.manifest.preprocessing.tile_count)
+
+
 def _given_images(model: Model, images: list[str]) -> tuple[list[Decoded], Outputs | None]:
     found = decode_all(find(images), model.manifest.preprocessing, available_cores())
-    decoded = list(islice((image for image in found if isinstance(image, Decoded)), EXPORT_IMAGES))
+    readable = (image for image in found if isinstance(image, Decoded))
+    decoded = list(islice(readable, _most(model)))
     return decoded, _embedded(model.extractor, decoded) if decoded else None
 
 
 def _gallery_images(model: Model) -> tuple[list[Decoded], Outputs | None]:
     """Normals that are still on this disk, spread over the gallery, and their features there.
 
-    A gallery of rounded features, of centroids or of a few patches does not hold those; the model's extractor
-    gives them again.
+    A gallery of rounded features, of centroids, of tiles or of a few patches does not hold those; the model's
+    extractor gives them again.
     """
-    spread = np.linspace(0, len(model.normals) - 1, min(EXPORT_IMAGES, len(model.normals))).astype(int)
+    count = len(model.normals)
+    spread = np.linspace(0, count - 1, min(_most(model), count)).astype(int)
     sources = [Source(model.normals[i]) for i in spread]
     decoded = list(decode_all(sources, model.manifest.preprocessing, available_cores()))
     readable = [i for i, image in enumerate(decoded) if isinstance(image, Decoded)]
@@ -116,7 +124,9 @@ def _gallery_images(model: Model) -> tuple[list[Decoded], Outputs | None]:
     if not there:
         return [], None
     reduced = model.manifest.gallery.reduced
-    if model.patches or not model.gallery.exact or (reduced and not Reduction.parse(reduced).keeps_normals):
+    tiles = model.manifest.preprocessing.tiles
+    rounded = not model.gallery.exact or (reduced and not Reduction.parse(reduced).keeps_normals)
+    if model.patches or tiles or rounded:
         return there, _embedded(model.extractor, there)
     return there, Outputs(model.gallery.vectors()[spread[readable]])
 

@@ -53,10 +53,10 @@ def calibrate(
         model = read_model(folder, available_cores())
         manifest = model.manifest
         kept = Kept() if manifest.patches else None
-        take, few = (kept.add, spread(normals.sources)) if kept is not None else (None, normals.sources)
+        take, tiles = kept.add if kept is not None else None, manifest.preprocessing.tile_count
+        few = spread(normals.sources, tiles, with_patches=kept is not None)
         images = embed("calibrating", root, few, model.extractor, manifest.preprocessing, progress, take)
-        features = images.outputs.image
-        known = model.gallery.holds(features, model.gallery.search(features, 1)[1][:, 0])
+        known = model.scorer.known(images.outputs.image)
         if known.any():
             first = printable(images.paths[int(known.argmax())])
             raise InputError(
@@ -95,8 +95,9 @@ def add(paths: list[str], folder: str, progress: Progress, wait: float = 0.0) ->
         take = bank.add if bank is not None else None
         images = embed("embedding", os.curdir, sources, model.extractor, preprocessing, progress, take)
         kept = _positions_without(model, set(images.paths))
-        vectors = np.concatenate([model.gallery.vectors()[kept], images.outputs.image])
-        normals = [*(model.normals[i] for i in kept), *images.paths]
+        features, paths = _features_of(model, kept)
+        vectors = np.concatenate([features, images.outputs.image])
+        normals = [*paths, *images.paths]
         change = Change(now(), "added", images.paths)
         if bank is not None:
             bank.forget(set(images.paths), before=len(bank.paths) - len(images.paths))
@@ -131,7 +132,7 @@ def remove(paths: list[str], folder: str, wait: float = 0.0) -> Fitted:
             raise InputError(
                 "no normal would be left; build the index of others with 'anomscan index NORMAL'"
             )
-        vectors, normals = model.gallery.vectors()[kept], [model.normals[i] for i in kept]
+        vectors, normals = _features_of(model, kept)
         bank, change = _bank(model), Change(now(), "removed", sorted(gone))
         if bank is not None:
             bank.forget(gone, before=len(bank.paths))
@@ -151,12 +152,20 @@ def _positions_without(model: Model, paths: set[str]) -> list[int]:
     return [i for i, path in enumerate(model.normals) if path not in paths]
 
 
+def _features_of(model: Model, positions: list[int]) -> tuple[Features, list[str]]:
+    """Features and paths of the images that vectors of the gallery are of; all of their tiles are there."""
+    tiles = model.manifest.preprocessing.tile_count
+    features = Outputs(model.gallery.vectors()[positions]).folded(tiles).image
+    return features, [model.normals[i] for i in positions[::tiles]]
+
+
 def _bank(model: Model) -> Bank | None:
     """The patches of the model's normals, as many as its gallery kept."""
     patches, info = model.patches, model.manifest.patches
     if patches is None or info is None:
         return None
-    return Bank.of(patches.held(), patches.paths, patches.grid, info.most, model.manifest.method.seed)
+    seed, tiles = model.manifest.method.seed, model.manifest.preprocessing.tile_count
+    return Bank.of(patches.held(), patches.paths, patches.grid, info.most, seed, tiles)
 
 
 def _changed(

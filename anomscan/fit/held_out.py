@@ -21,12 +21,17 @@ HELD = "held"
 """Role of the file with their patches: scores are made of them again when normals are added or removed."""
 MOST_WITH_PATCHES = 1000
 """Held-out normals whose patches are kept, 130 kB each; more are left aside."""
+MOST_TILES, MOST_TILES_WITH_PATCHES = 20_000, 4000
+"""The same where images are looked at in tiles, and counted in those."""
 _BLOCK = 16
 
 
-def spread(held_out: list[Found]) -> list[Found]:
-    """``MOST_WITH_PATCHES`` of them at most, evenly spread."""
-    places = np.linspace(0, len(held_out) - 1, min(MOST_WITH_PATCHES, len(held_out))).astype(int)
+def spread(held_out: list[Found], tiles: int, *, with_patches: bool) -> list[Found]:
+    """As many of them as are kept, evenly spread, of images that are looked at in so many ``tiles``."""
+    most = MOST_WITH_PATCHES if with_patches else len(held_out)
+    if tiles > 1:
+        most = min(most, max(1, (MOST_TILES_WITH_PATCHES if with_patches else MOST_TILES) // tiles))
+    places = np.linspace(0, len(held_out) - 1, min(most, len(held_out))).astype(int)
     return [held_out[place] for place in places]
 
 
@@ -46,7 +51,16 @@ class Kept:
 
     def patches(self) -> np.ndarray | None:
         """All, (n, rows, columns, C) float16; None where none came."""
-        return np.concatenate(self._parts) if self._parts else None
+        if not self._parts:
+            return None
+        whole = np.empty((sum(map(len, self._parts)), *self._parts[0].shape[1:]), np.float16)
+        place = 0
+        while self._parts:  # one after the other is given back, so that they are not there twice
+            part = self._parts.pop(0)
+            whole[place : place + len(part)] = part
+            place += len(part)
+        self._parts = [whole]
+        return whole
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from anomscan.fit.build import Fitted, build_from
 from anomscan.fit.int8 import in_int8
 from anomscan.fit.look import EVERYTHING, Gathering
 from anomscan.fit.normals import Normals
+from anomscan.images.tiling import TileChoice
 from anomscan.model.folder import ModelDraft, linked, read_manifest, verified
 from anomscan.model.manifest import HoldOut, Manifest
 from anomscan.model.model import read_normals
@@ -32,7 +33,8 @@ class IndexOptions:
     with a backbone, the pretrained features are taken as they are (DN2). With ``scorer`` None an existing
     model's is kept; else it is kNN. ``reduce`` is a ``Reduction`` as on the command line; with None every
     normal is in the gallery. With ``int8`` the extractor becomes an 8-bit one; ``force`` takes it whatever it
-    does to the scores. ``focus`` is what to look at, where the extractor is a new one.
+    does to the scores. ``focus`` is what to look at, where the extractor is a new one; ``tiles`` in which
+    tiles, with None asked for in those of the model.
     """
 
     backbone: BackboneChoice | None = None
@@ -41,6 +43,7 @@ class IndexOptions:
     int8: bool = False
     force: bool = False
     focus: FocusChoice = field(default_factory=FocusChoice)
+    tiles: TileChoice = field(default_factory=TileChoice)
 
 
 def index(
@@ -81,6 +84,7 @@ def index(
             network, info = existing(folder, manifest, options.scorer, draft.scratch)
             network = _focused(network, options.focus)
             normals, notes = _split(normals, rule or HoldOut(), folder, manifest)
+            network, notes = _in_tiles(network, options.tiles, normals, notes)
         else:
             normals = normals.split(rule or HoldOut(), seed=0)
             network, info = _pretrained(normals, options, draft.scratch, progress)
@@ -149,6 +153,19 @@ def _focused(network: Network, choice: FocusChoice) -> Network:
     return replace(network, focus=replace(network.focus, looks=named, reason="asked for"))
 
 
+def _in_tiles(
+    network: Network, choice: TileChoice, normals: Normals, notes: list[str]
+) -> tuple[Network, list[str]]:
+    """The network of a model, for other tiles where these were asked for, and what to know of it."""
+    before = network.preprocessing
+    rules = replace(before, reading=normals.look.reading)
+    tiles = choice.decide(normals.sources, rules)
+    if tiles != before.tiles:
+        other = "the model's network stays as it was made, for other tiles; adapt again to make it for these"
+        notes = [*notes, other]
+    return replace(network, preprocessing=replace(rules, tiles=tiles)), notes
+
+
 def of_model(folder: str, manifest: Manifest, into: Path, arrays: Arrays) -> Network:
     """The network of a model, brought ``into`` a scratch folder."""
     files = linked(folder, manifest, (EXTRACTOR, WEIGHTS), into)
@@ -168,6 +185,7 @@ def _pretrained(
         scorer=options.scorer,
         reading=normals.look.reading,
         focus=options.focus,
+        tiles=options.tiles,
     )
     info = asked_scorer(options.scorer, find_preset(plain.method).scorer, (), plain.method)
     return make_network(normals.sources, plain, info, scratch, progress), info

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from anomscan.errors import Int8Differs, NoImages, UsageError
 from anomscan.images.decode import Decoded, decode_all
 from anomscan.images.find import Found
+from anomscan.images.tiles import one_tile_each
 from anomscan.network.extractor import BATCH, Extractor
 from anomscan.network.network import EXTRACTOR, Int8Info, Network
 from anomscan.network.quantise import quantise
@@ -54,7 +55,8 @@ def make_int8(
 
     Both extractors score every normal by its k = 2 nearest *other* normals; the ranks are compared. That is
     harder than with anomalies among them, whose scores lie farther apart. Where they give patches, the
-    scores by those of the other half of the normals are compared too; the worse correlation counts.
+    scores by those of the other half of the normals are compared too; the worse correlation counts. Where
+    images are looked at in tiles, that is done with one tile of each.
 
     Args:
         graph: the float extractor.
@@ -70,7 +72,7 @@ def make_int8(
     """
     threads = available_cores()
     spread = np.linspace(0, len(normals) - 1, min(IMAGES, len(normals))).astype(int)
-    images = decode_all((normals[i] for i in spread), preprocessing, threads)
+    images = one_tile_each(decode_all((normals[i] for i in spread), preprocessing, threads))
     pixels = [image.pixels for image in images if isinstance(image, Decoded)]
     if len(pixels) < FEWEST:
         raise NoImages(

@@ -75,7 +75,8 @@ def find_suspects(
         ranked, features = [*ranked, *others.paths], np.concatenate([features, others.features])
     few = np.linspace(0, len(ranked) - 1, min(MOST_RANKED, len(ranked))).astype(np.int64)
     patch = None if patch is None else patch[few]
-    return rank([ranked[i] for i in few], features[few], patch, scorer, copies, weight)
+    whole = scorer.mean(features[few])
+    return rank([ranked[i] for i in few], whole, patch, scorer, copies, weight)
 
 
 def image_scores(

@@ -8,6 +8,7 @@ Rules, the same for normals and for incoming images:
   zero everywhere: then it was never meant as one.
 * A JPEG much larger than the input is decoded at reduced scale, never below twice the input's size.
 * The whole image is squashed to the input's size: nothing is cropped away, unless the model looks at a part.
+  With tiles, each of them is, and nothing is decoded at a scale below twice the input's in a tile.
 * Of an animation or a multi-page file, the first frame counts, or the page that is asked for.
 """
 
@@ -29,8 +30,17 @@ from anomscan.files.storage import Identity, storage_of
 from anomscan.images.budget import PIXELS_IN_FLIGHT
 from anomscan.images.find import Found, Source, Unreadable, reason_of
 from anomscan.images.levels import CLIPPED, Deep, deep
-from anomscan.images.opening import DECODE_ERRORS, FORMATS, count_pages, is_thumbnail, open_image, turn_of
-from anomscan.images.region import check_size, least_size, squashed
+from anomscan.images.opening import (
+    DECODE_ERRORS,
+    FORMATS,
+    count_pages,
+    is_thumbnail,
+    lies_on_its_side,
+    open_image,
+    turn_of,
+)
+from anomscan.images.region import check_size, in_tiles, least_size, squashed
+from anomscan.images.tiles import whole_size
 from anomscan.pipeline import in_order
 from anomscan.types import Levels, Part, Pixels, Preprocessing, Reading
 
@@ -74,7 +84,7 @@ NOTHING_ODD = Remarks()
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image that was read: ``pixels`` is (H, W, 3) uint8 RGB.
+    """An image that was read: ``pixels`` is (H, W, 3) uint8 RGB, or of T tiles (T, H, W, 3).
 
     ``path`` is what its row is called; ``file`` where it is, and ``identity`` the state of that file when it
     was opened.
@@ -88,7 +98,7 @@ class Decoded:
 
 
 def decode(path: str, preprocessing: Preprocessing, page: int | None = None) -> Decoded:
-    """Read one image as the graph's input, (height, width, 3) uint8 RGB, C-contiguous.
+    """Read one image as the graph's input, (height, width, 3) uint8 RGB, C-contiguous; or its tiles.
 
     Raises:
         UnreadableImage: the file is missing, not a regular file, not one of ``FORMATS``, damaged, cut off,
@@ -96,11 +106,20 @@ def decode(path: str, preprocessing: Preprocessing, page: int | None = None) -> 
     """
     size = (preprocessing.width, preprocessing.height)
     reading = preprocessing.reading
-    with opened(path, size, reading, page, reading.part) as (image, identity, remarks):
-        small = squashed(image, size, RESAMPLES[preprocessing.resample], reading.part).convert("RGB")
-        pixels = np.ascontiguousarray(small)
-        remarks = replace(remarks, flat=bool((pixels == pixels[0, 0]).all()))
+    whole = whole_size(preprocessing.tiles, size)
+    with opened(path, whole, reading, page, reading.part) as (image, identity, remarks):
+        pixels = _pixels(image, size, preprocessing)
+        remarks = replace(remarks, flat=bool((pixels == pixels.reshape(-1, 3)[0]).all()))
         return Decoded(Source(path, page).name, pixels, path, identity, remarks)
+
+
+def _pixels(image: Image.Image, size: tuple[int, int], preprocessing: Preprocessing) -> Pixels:
+    resample, part, tiles = RESAMPLES[preprocessing.resample], preprocessing.reading.part, preprocessing.tiles
+    if tiles is None:
+        return np.ascontiguousarray(squashed(image, size, resample, part).convert("RGB"))
+    return np.stack(
+        [np.asarray(tile.convert("RGB")) for tile in in_tiles(image, size, resample, part, tiles)]
+    )
 
 
 def source_named(name: str) -> Source:
@@ -147,6 +166,8 @@ def opened(
             if part is not None:
                 check_size(image, part)
                 least = least_size(image, least, part)
+            elif image.format == "JPEG" and lies_on_its_side(image):
+                least = (least[1], least[0])
             image.draft(None, least)
             with PIXELS_IN_FLIGHT.reserved(image.width * image.height):
                 read = _read(image, file, reading, page, identity)
@@ -232,7 +253,8 @@ def decode_all(
     sources: Iterable[Found], preprocessing: Preprocessing, threads: int
 ) -> Iterator[Decoded | Unreadable]:
     """Decode ``sources`` in order, at most ``LOOK_AHEAD`` images a thread ahead of whoever consumes them."""
-    return in_order(lambda source: look_at(source, preprocessing), sources, threads, LOOK_AHEAD * threads)
+    ahead = max(1, LOOK_AHEAD * threads // preprocessing.tile_count)
+    return in_order(lambda source: look_at(source, preprocessing), sources, threads, ahead)
 
 
 def look_at(source: Found, preprocessing: Preprocessing) -> Decoded | Unreadable:

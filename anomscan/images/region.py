@@ -11,7 +11,8 @@ from PIL import Image
 from anomscan.errors import UnreadableImage
 from anomscan.images.opening import lies_on_its_side, upright_size
 from anomscan.images.part import Mask, covered, mask_in, refusal
-from anomscan.types import Box, Part, Reading
+from anomscan.images.tiles import Area, areas
+from anomscan.types import Box, Part, Reading, Tiles
 
 GREY = 128
 """What is behind a mask becomes this, of normals and of incoming images."""
@@ -58,6 +59,21 @@ def squashed(
     """
     if part is None:
         return image.resize(size, resample)
+    cut, box = _cut(image, part)
+    return cut.resize(size, resample, box=box)
+
+
+def in_tiles(
+    image: Image.Image, size: tuple[int, int], resample: Image.Resampling, part: Part | None, tiles: Tiles
+) -> list[Image.Image]:
+    """The tiles of the same, each in ``size``, row by row."""
+    whole: Area = (0, 0, image.width, image.height)
+    cut, box = (image, whole) if part is None else _cut(image, part)
+    return [cut.resize(size, resample, box=area) for area in areas(tiles, box)]
+
+
+def _cut(image: Image.Image, part: Part) -> tuple[Image.Image, Area]:
+    """The part of an image, with a little more on its edges, and where it lies in that."""
     scale = _scale(image.size, part.source)
     left, top = (start / scale for start in part.box[:2])
     right, bottom = left + part.box[2] / scale, top + part.box[3] / scale
@@ -65,7 +81,7 @@ def squashed(
     cut = image.crop((x, y, math.ceil(right), math.ceil(bottom)))
     if part.mask:
         _cover(cut, (scale * x, scale * y, scale * cut.width, scale * cut.height), part)
-    return cut.resize(size, resample, box=(left - x, top - y, right - x, bottom - y))
+    return cut, (left - x, top - y, right - x, bottom - y)
 
 
 def shown(size: tuple[int, int], part: Part | None) -> Mask:

@@ -13,6 +13,7 @@ import msgspec
 
 from anomscan.errors import ModelDamaged, ModelTooNew
 from anomscan.images.part import check
+from anomscan.images.tiles import check as check_tiles
 from anomscan.images.workpiece import is_rule
 from anomscan.network.network import BackboneInfo, FocusInfo, Int8Info, MethodInfo
 from anomscan.scoring.info import GalleryInfo, PatchInfo, ScorerInfo
@@ -117,6 +118,8 @@ class Manifest:
             check_group_rule(self.calibration.rule.group_by)
         if self.preprocessing.reading.part is not None:
             check(self.preprocessing.reading.part)
+        if self.preprocessing.tiles is not None:
+            check_tiles(self.preprocessing.tiles)
 
     @property
     def id(self) -> str:

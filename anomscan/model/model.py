@@ -15,6 +15,7 @@ from anomscan.scoring.base import INDEX, SCORER, Scorer
 from anomscan.scoring.gallery import Gallery
 from anomscan.scoring.patches import PATCHES, PLACES, PatchGallery
 from anomscan.scoring.registry import scorer_class
+from anomscan.scoring.tiled import tiled
 from anomscan.stats.calibration import CALIBRATION, Calibration
 from anomscan.types import Outputs
 
@@ -83,12 +84,13 @@ def read_scorer(folder: str, manifest: Manifest) -> Scorer:
     """The scorer with its galleries; raises ModelDamaged."""
     files = {role: verified(folder, manifest, role) for role in (INDEX, SCORER)}
     image = scorer_class(manifest.scorer.name).load(manifest.scorer, files)
+    tiles = manifest.preprocessing.tiles
     if manifest.patches is None:
-        return image
+        return tiled(image, tiles)
     from anomscan.scoring.focused import Focused
 
     places = {role: verified(folder, manifest, role) for role in (PATCHES, PLACES)}
-    return Focused.over(image, manifest.patches, places)
+    return tiled(Focused.over(image, manifest.patches, places), tiles)
 
 
 def write_normals(folder: Path, normals: list[str]) -> dict[str, Path]:

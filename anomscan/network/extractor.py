@@ -39,7 +39,7 @@ batch grow with it. It is the same on every machine, since the last digits of a 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images that were embedded together, n of them, and their outputs."""
+    """Images that were embedded together, n of them, and their outputs, a row for each."""
 
     images: list[Decoded]
     outputs: Outputs
@@ -102,15 +102,14 @@ class Extractor:
         """Batches of images with their outputs, and what is unreadable as it is.
 
         The order of ``images`` is kept within the readable and within the unreadable ones. ``then`` is
-        applied to the outputs of each batch by the thread that made them.
+        applied to the outputs of each run by the thread that made them. An image of several tiles is a batch
+        of its own, run after run, so that no more of them wait than of other images.
         """
 
-        def embedded(batch: list[Decoded] | Unreadable) -> Batch | Unreadable:
-            if isinstance(batch, Unreadable):
-                return batch
-            return Batch(batch, then(self.run(np.stack([image.pixels for image in batch]))))
+        def embedded(run: _Run | Unreadable) -> tuple[_Run, Outputs] | Unreadable:
+            return run if isinstance(run, Unreadable) else (run, then(self.run(np.stack(run.pixels))))
 
-        return in_order(embedded, _batches(images), self._threads, 2 * self._threads)
+        return _batches(in_order(embedded, _runs(images), self._threads, 2 * self._threads))
 
 
 def _providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
@@ -122,15 +121,43 @@ def _providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
     return [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]  # TF32 has 10 bits
 
 
-def _batches(images: Iterable[Decoded | Unreadable]) -> Iterator[list[Decoded] | Unreadable]:
+@dataclass(frozen=True)
+class _Run:
+    """What passes through the graph at once: ``images``, or some tiles of one, which the last run names."""
+
+    pixels: list[Pixels]
+    images: list[Decoded]
+    tiles: int = 1
+
+
+def _runs(images: Iterable[Decoded | Unreadable]) -> Iterator[_Run | Unreadable]:
     batch: list[Decoded] = []
     for image in images:
         if isinstance(image, Unreadable):
             yield image
-            continue
-        batch.append(image)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
+        elif image.pixels.ndim == 4:
+            tiles = list(image.pixels)
+            for first in range(0, len(tiles), BATCH):
+                last = first + BATCH >= len(tiles)
+                yield _Run(tiles[first : first + BATCH], [image] if last else [], len(tiles))
+        else:
+            batch.append(image)
+            if len(batch) == BATCH:
+                yield _Run([image.pixels for image in batch], batch)
+                batch = []
     if batch:
-        yield batch
+        yield _Run([image.pixels for image in batch], batch)
+
+
+def _batches(runs: Iterable[tuple[_Run, Outputs] | Unreadable]) -> Iterator[Batch | Unreadable]:
+    parts: list[Outputs] = []
+    for found in runs:
+        if isinstance(found, Unreadable):
+            yield found
+            continue
+        run, outputs = found
+        parts.append(outputs)
+        if run.images:
+            whole = outputs if len(parts) == 1 else Outputs.joined(parts)
+            yield Batch(run.images, whole.folded(run.tiles))
+            parts = []

@@ -119,14 +119,18 @@ def _spot(path: str, evidence: Evidence, pictures: Pictures) -> dict[str, Any] |
 
 
 def _nearest(feature: Features, model: Model, pictures: Pictures) -> list[dict[str, Any]]:
-    distances, neighbours = model.gallery.search(feature[None], min(NEAREST, len(model.gallery)))
+    most = NEAREST * model.manifest.preprocessing.tile_count
+    distances, neighbours = model.gallery.search(feature[None], min(most, len(model.gallery)))
+    nearest: dict[str, float] = {}
+    for distance, i in zip(distances[0], neighbours[0], strict=True):
+        nearest.setdefault(model.normals[i], float(distance))  # several tiles of a normal are one
     return [
         {
-            "path": printable(model.normals[i]),
-            "distance": float(distance),
-            "picture": pictures.whole(model.normals[i], NORMAL_SIDE),
+            "path": printable(path),
+            "distance": distance,
+            "picture": pictures.whole(path, NORMAL_SIDE),
         }
-        for distance, i in zip(distances[0], neighbours[0], strict=True)
+        for path, distance in list(nearest.items())[:NEAREST]
     ]
 
 

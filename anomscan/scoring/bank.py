@@ -49,10 +49,11 @@ class Bank:
     Args:
         most: patches to keep.
         seed: of the choices.
+        tiles: of an image, whose patches stand below each other; 1 of one that is looked at as a whole.
     """
 
-    def __init__(self, most: int = MOST, seed: int = 0) -> None:
-        self.most, self._seed = most, seed
+    def __init__(self, most: int = MOST, seed: int = 0, tiles: int = 1) -> None:
+        self.most, self._seed, self.tiles = most, seed, tiles
         self._parts: list[Patches] = []
         self._waiting = 0
         self.paths: list[str] = []
@@ -61,9 +62,17 @@ class Bank:
         self._generator = np.random.default_rng(seed)
 
     @classmethod
-    def of(cls, patches: Patches, paths: list[str], grid: tuple[int, int], most: int, seed: int) -> Bank:
+    def of(
+        cls,
+        patches: Patches,
+        paths: list[str],
+        grid: tuple[int, int],
+        most: int,
+        seed: int,
+        tiles: int = 1,
+    ) -> Bank:
         """A bank that holds patches already."""
-        bank = cls(most, seed)
+        bank = cls(most, seed, tiles)
         bank.paths, bank.grid, bank._parts = list(paths), grid, [patches]
         return bank
 
@@ -77,8 +86,10 @@ class Bank:
         self._parts.append(
             Patches(patches.reshape(len(images), -1).copy(), images, np.tile(place, (count, 1)))
         )
+        high = rows // self.tiles
         for i in range(count):
-            self._consider(first + i, patches[i])
+            top = high * ((first + i) % self.tiles)
+            self._consider(first + i, patches[i, top : top + high])
         self.paths += paths
         self._waiting += len(images)
         if self._waiting >= WAITING:
@@ -109,7 +120,7 @@ class Bank:
         return self._parts[0]
 
     def sample(self) -> tuple[NDArray[np.int32], Features]:
-        """The positions of a few images, (m,), and all of their patches, (m, rows, columns, C)."""
+        """The positions of a few images, (m,), and all patches of a tile of each, (m, rows, columns, C)."""
         positions = np.array([image for image, _ in self._sample], np.int32)
         return positions, np.array([patches for _, patches in self._sample], np.float32)
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anomscan.errors import ModelDamaged, UsageError
 from anomscan.scoring.gallery import Gallery
 from anomscan.scoring.info import DEFAULT_K, GalleryInfo, ScorerInfo
 from anomscan.scoring.reduction import Reduction
-from anomscan.types import Arrays, Features, Outputs, Rows
+from anomscan.types import Arrays, Features, Outputs, PatchMaps, Rows
 
 if TYPE_CHECKING:
     from anomscan.scoring.patches import PatchGallery
@@ -50,6 +51,22 @@ class Indexed:
 
     rows: Rows
     gallery: GalleryInfo
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a scorer says of n images.
+
+    ``scores`` is (n,), larger is more anomalous; ``nearest`` (n,) the position of the nearest normal in the
+    gallery; ``known`` (n,) whether it is one of them; ``aspects`` the scores that make up the score;
+    ``outputs`` what it went by: features that go with those of the gallery, (n, D), and maps of the images.
+    """
+
+    scores: Features
+    nearest: Rows
+    known: NDArray[np.bool_]
+    aspects: dict[str, Features]
+    outputs: Outputs
 
 
 class Scorer(ABC):
@@ -141,6 +158,42 @@ class Scorer(ABC):
     def score_and_nearest(self, outputs: Outputs, k: int) -> tuple[Features, Rows]:
         """The same, and the position of the nearest normal, (n,), by a search for it."""
         return self.score(outputs, k), self.gallery.search(outputs.image, 1)[1][:, 0]
+
+    def judge(self, outputs: Outputs, k: int) -> Judged:
+        """All that is said of n images; raises ModelDamaged where scores are no numbers."""
+        scores, nearest = self.score_and_nearest(outputs, k)
+        if not np.isfinite(scores).all():
+            raise ModelDamaged("the model gives scores that are no numbers; adapt again")
+        known = self.gallery.holds(outputs.image, nearest)
+        return Judged(scores, nearest, known, self.aspects(outputs, k), outputs)
+
+    def known(self, features: Features) -> NDArray[np.bool_]:
+        """Which of n images, by their features as the network gives them, are normals of the gallery."""
+        return self.gallery.holds(features, self.gallery.search(features, 1)[1][:, 0])
+
+    def among_others(self, normals: Outputs, tiles: int, rows: Rows) -> Features:
+        """The scores of normals of the gallery, each without itself.
+
+        Args:
+            normals: all of them; ``tiles`` in a row are of one image, and do without each other.
+            tiles: 1 where they are whole images.
+            rows: (K,) which of them each vector of the gallery is.
+        """
+        others = self.info.k + self.uses_neighbours * (len(self.gallery) > self.info.k)
+        return self.score(normals, others)  # a normal's own neighbour is at distance 0
+
+    def mean(self, features: Features) -> Features:
+        """The features of whole images, (n, D), from those that the network gives."""
+        return features
+
+    def pictured(self, maps: PatchMaps) -> PatchMaps:
+        """The maps of whole images from those of what the network looks at."""
+        return maps
+
+    def origin(self, position: int) -> tuple[str, int, int]:
+        """The normal that a patch of the gallery came from, and its row and column in such a map."""
+        assert self.patches is not None  # noqa: S101 - without patches there are no positions
+        return self.patches.origin(position)
 
     def save(self, folder: Path) -> dict[str, Path]:
         """Write its files into ``folder``; returns them by role."""

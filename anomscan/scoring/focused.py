@@ -48,6 +48,7 @@ class Focused(Scorer):
         super().__init__(image.info, image.arrays)
         self.image, self.looks, self.patch_info = image, looks, info
         self.patches: PatchGallery = patches
+        self._tiles = 1
         if hasattr(image, "gallery"):
             self.gallery = image.gallery
 
@@ -72,7 +73,7 @@ class Focused(Scorer):
         positions, sample = bank.sample()
         distances = patches.maps_without(positions, sample)
         hottest = distances.max(axis=(1, 2))
-        dark = max(float(np.quantile(hottest, DARK)), _SMALLEST)
+        dark = max(float(np.quantile(hottest, 1 - (1 - DARK) / bank.tiles)), _SMALLEST)
         info = PatchInfo(
             looks="patch" if looks == "patch" else "both",
             gallery=gallery,
@@ -84,7 +85,9 @@ class Focused(Scorer):
             weight=weight,
             most=bank.most,
         )
-        return cls(image, looks, patches, info)
+        focused = cls(image, looks, patches, info)
+        focused._tiles = bank.tiles
+        return focused
 
     @property
     def whole(self) -> Scorer:
@@ -96,8 +99,7 @@ class Focused(Scorer):
         indexed = self.image.fit(normals, seed, reduction)
         self.info, self.arrays, self.gallery = self.image.info, self.image.arrays, self.image.gallery
         if self.patch_info.image == _UNKNOWN:
-            others = self.info.k + self.image.uses_neighbours * (len(self.gallery) > self.info.k)
-            spread = _spread(self.image.score(normals, others))  # a normal's own neighbour is at distance 0
+            spread = _spread(self.image.among_others(normals, self._tiles, indexed.rows))
             self.patch_info = replace(self.patch_info, image=spread)
         return indexed
 

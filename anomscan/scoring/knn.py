@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from anomscan.scoring.base import Scorer, cosine_or_euclidean, knn_score
 from anomscan.scoring.info import ScorerInfo
 from anomscan.types import Features, Outputs, Rows
+
+MEASURED = 2000
+"""Tiles that are compared with those of other images, at most, to see how their scores spread."""
 
 
 class Knn(Scorer):
@@ -32,3 +37,14 @@ class Knn(Scorer):
         """Both from the same neighbours."""
         distances, neighbours = self.gallery.search(outputs.image, k)
         return knn_score(distances), neighbours[:, 0]
+
+    def among_others(self, normals: Outputs, tiles: int, rows: Rows) -> Features:
+        """See there; of tiles those of ``MEASURED``, spread over all."""
+        if tiles == 1:
+            return super().among_others(normals, tiles, rows)
+        few = np.linspace(0, len(normals) - 1, min(MEASURED, len(normals))).astype(np.int64)
+        most = min(self.info.k + tiles, len(self.gallery))
+        distances, found = self.gallery.search(normals.image[few], most)
+        others = (rows[found] // tiles != few[:, None] // tiles) & (found >= 0)
+        nearest = others & (others.cumsum(axis=1) <= self.info.k)
+        return knn_score(np.where(nearest, distances, np.float32(0)))

@@ -133,7 +133,7 @@ def _model(folder: str) -> Iterator[Finding]:
             verified(folder, manifest, role)
         model = read_model(folder, threads=1)
         rules = manifest.preprocessing
-        drawn = np.random.default_rng(0).integers(0, 255, (2, rules.height, rules.width, 3), np.uint8)
+        drawn = np.random.default_rng(0).integers(0, 255, (2, *rules.shape), np.uint8)
         scored = Screener(model).batch([Decoded(str(i), pixels) for i, pixels in enumerate(drawn)])
     except AnomscanError as error:
         yield Finding("model", False, str(error), "copy the model folder again, or adapt again")

@@ -27,7 +27,7 @@ _MOST = 2**62
 """More rows than SQLite can count to are all of them."""
 _COLUMNS = ", ".join(FIELDS[1:])
 """All but the rank, which the order gives."""
-_KEPT = "path, score, mark, known, p_value IS NOT 1, feature, shape, distances, nearest"
+_KEPT = "path, score, mark, known, p_value IS NOT 1, feature, whole, shape, distances, nearest"
 """What a ``Before`` is made of."""
 
 Judge = Callable[[list[Row], int], Row]
@@ -42,25 +42,28 @@ def _stored(value: object) -> object:
 
 
 def _features(scored: Scored, i: int) -> list[object]:
-    """The feature of an image, and the shape and content of its maps, as they are stored."""
-    feature, maps = scored.outputs.image[i].tobytes(), scored.outputs.maps
+    """The features of an image, and the shape and content of its maps, as they are stored."""
+    features = [scored.outputs.image[i].tobytes(), scored.whole[i].tobytes()]
+    maps = scored.outputs.maps
     if maps is None:
-        return [feature, None, None, None]
+        return [*features, None, None, None]
     distances, nearest = maps.distances[i], maps.nearest[i]
-    return [feature, json.dumps(distances.shape), distances.tobytes(), nearest.tobytes()]
+    return [*features, json.dumps(distances.shape), distances.tobytes(), nearest.tobytes()]
 
 
 def _before(values: Sequence[Any]) -> Before:
-    path, score, mark, known, odd, feature, shape, distances, nearest = values
+    path, score, mark, known, odd, feature, whole, shape, distances, nearest = values
     maps = None
     if shape is not None:
-        whole = (1, *json.loads(shape))
+        one = (1, *json.loads(shape))
         maps = PatchMaps(
-            np.frombuffer(distances, np.float32).reshape(whole),
-            np.frombuffer(nearest, np.int64).reshape(whole),
+            np.frombuffer(distances, np.float32).reshape(one),
+            np.frombuffer(nearest, np.int64).reshape(one),
         )
-    vector = None if feature is None else np.frombuffer(feature, np.float32)
-    return Before(os.fsdecode(path), float(np.float32(score)), mark, bool(known), bool(odd), vector, maps)
+    vectors = (
+        None if feature is None else (np.frombuffer(feature, np.float32), np.frombuffer(whole, np.float32))
+    )
+    return Before(os.fsdecode(path), float(np.float32(score)), mark, bool(known), bool(odd), vectors, maps)
 
 
 def _unchanged(path: str, identity: str) -> Identity | None:
@@ -91,8 +94,8 @@ class Before:
     """An image that a run before has scored, whose journal is gone on with.
 
     ``mark`` is what ``RemarkCounts`` made of it, ``known`` whether it is a copy of a normal, ``odd`` that its
-    p-value is not 1. ``feature``, and ``maps`` where there are any, are there if it was in the ``Sample``
-    when it was added.
+    p-value is not 1. ``features``, as ``Sample.offer`` takes them, and ``maps`` where there are
+    any, are there if it was in the ``Sample`` when it was added.
     """
 
     path: str
@@ -100,7 +103,7 @@ class Before:
     mark: int
     known: bool
     odd: bool
-    feature: Features | None
+    features: tuple[Features, Features] | None
     maps: PatchMaps | None
 
 
@@ -132,7 +135,7 @@ class Ranking:
         self._run(f"CREATE TABLE row ({_COLUMNS}, place)")
         self._run(
             "CREATE TABLE state (row INTEGER PRIMARY KEY, name, file, identity, mark, known, "
-            "feature, shape, distances, nearest)"
+            "feature, whole, shape, distances, nearest)"
         )
 
     def close(self) -> None:
@@ -176,7 +179,7 @@ class Ranking:
         first = self._last + 1
         self._insert(Row.of(scored, regions or [None] * len(scored.images)), scored.images)
         self._many(
-            f"INSERT INTO state VALUES ({', '.join('?' * 10)})",  # noqa: S608 - only marks
+            f"INSERT INTO state VALUES ({', '.join('?' * 11)})",  # noqa: S608 - only marks
             (
                 (
                     first + i,
@@ -185,7 +188,7 @@ class Ranking:
                     json.dumps(image.identity.values),
                     marks[i] if marks else 0,
                     bool(scored.known[i]),
-                    *(_features(scored, i) if i in sampled else [None] * 4),
+                    *(_features(scored, i) if i in sampled else [None] * 5),
                 )
                 for i, image in enumerate(scored.images)
                 if image.identity is not None

@@ -56,7 +56,8 @@ class RemarkCounts:
         return sum(is_odd << bit for bit, is_odd in enumerate((*odd, unlike)))
 
     def _is_like_the_first(self, image: Decoded) -> bool:
-        picture = small_picture(image.pixels)
+        tiles = image.pixels if image.pixels.ndim == 4 else image.pixels[None]
+        picture = np.stack([small_picture(tile) for tile in tiles])
         if self.first is None:
             self.first = picture
         difference = float(np.sqrt(np.square(picture - self.first).mean()))

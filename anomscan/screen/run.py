@@ -184,7 +184,7 @@ class Outcome:
             model=self.job.model,
             calibration=self._judging,
             maps=self.sample.maps(),
-            patch_source=patches.origin if patches else None,
+            patch_source=self.job.model.scorer.origin if patches else None,
             scale=scale_of(self.job.model),
         )
 
@@ -271,9 +271,9 @@ def _to_look_at(outcome: Outcome) -> Iterator[Found]:
 def _add_again(outcome: Outcome, before: Before) -> None:
     outcome.scored_before += 1
     outcome.remarks.again(before.mark)
-    if before.feature is not None:
+    if before.features is not None:
         outcome.sample.offer(
-            before.path, before.score, before.feature, before.maps, known=before.known, odd=before.odd
+            before.path, before.score, *before.features, before.maps, known=before.known, odd=before.odd
         )
 
 
@@ -283,8 +283,8 @@ def drift_of(model: Model, calibration: Calibration, features: Features) -> Drif
     Both are ranked as whole images, as they are compared: patches score higher where all of a batch is
     darker, and the highest scores are left out.
     """
-    scorer = model.scorer.whole
-    held_out = calibration.rescored(scorer.score(Outputs(calibration.features), scorer.info.k))
+    scorer, own = model.scorer.whole, model.scorer.mean(calibration.features)
+    held_out = replace(calibration, features=own, scores=scorer.score(Outputs(own), scorer.info.k))
     scores = scorer.score(Outputs(features), scorer.info.k).astype(np.float64)
     return drift(held_out, model.gallery.some(LARGEST_SAMPLE), features, scores)
 

@@ -21,9 +21,19 @@ class _Image:
     path: str
     score: float
     feature: Features
+    whole: Features
     map: PatchMaps | None = None
     odd: bool = True
     """Whether it speaks for its part before others that were said to be normal."""
+
+    def copied(self) -> _Image:
+        """The same without the arrays of its batch."""
+        return replace(
+            self,
+            feature=self.feature.copy(),
+            whole=self.whole.copy(),
+            map=self.map and self.map.copy(),
+        )
 
 
 class Sample:
@@ -48,6 +58,7 @@ class Sample:
                 plain_path(image.path),
                 float(scored.scores[i]),
                 scored.outputs.image[i],
+                scored.whole[i],
                 maps and maps[i : i + 1],
                 known=bool(scored.known[i]),
                 odd=scored.p_values is None or bool(scored.p_values[i] < 1),
@@ -55,19 +66,28 @@ class Sample:
         }
 
     def offer(
-        self, path: str, score: float, feature: Features, maps: PatchMaps | None, *, known: bool, odd: bool
+        self,
+        path: str,
+        score: float,
+        feature: Features,
+        whole: Features,
+        maps: PatchMaps | None,
+        *,
+        known: bool,
+        odd: bool,
     ) -> bool:
         """Keep an image if it belongs here.
 
         Args:
             path: as ``Ranking`` writes it.
             score: its score.
-            feature: (D,).
+            feature: (D,), of its most anomalous tile, or of all of it.
+            whole: (D,), of all of it.
             maps: its map, where there is one.
             known: whether it is a normal.
             odd: whether its p-value is not 1.
         """
-        image = _Image(path, score, feature, odd=odd)
+        image = _Image(path, score, feature, whole, odd=odd)
         kept = self._top.offer(score, replace(image, map=maps))
         if not known:
             digest = hashlib.blake2b(os.fsencode(path), digest_size=8).digest()
@@ -83,8 +103,8 @@ class Sample:
         return {image.path: image.map for image in self._top if image.map is not None}
 
     def others(self) -> Features:
-        """Features, (n, D), of the others; a path counts once."""
-        return np.array(list({image.path: image.feature for image in self._others}.values()), np.float32)
+        """Features of the whole images, (n, D), of the others; a path counts once."""
+        return np.array(list({image.path: image.whole for image in self._others}.values()), np.float32)
 
 
 class _LargestParts:
@@ -100,8 +120,7 @@ class _LargestParts:
             other, known = self._kept[part]
             if (known.odd, other) >= (image.odd, key):
                 return False
-        own = replace(image, feature=image.feature.copy(), map=image.map and image.map.copy())
-        self._kept[part] = (key, own)
+        self._kept[part] = (key, image.copied())
         if len(self._kept) > 2 * self._count:
             self._kept = dict(self._ordered()[: self._count])
         return part in self._kept
@@ -125,9 +144,8 @@ class _Largest:
         self._added += 1
         if len(self._heap) == self._count and (not self._heap or key <= self._heap[0][0]):
             return False
-        own = replace(image, feature=image.feature.copy(), map=image.map and image.map.copy())
         change = heapq.heapreplace if len(self._heap) == self._count else heapq.heappush
-        change(self._heap, (key, -self._added, own))
+        change(self._heap, (key, -self._added, image.copied()))
         return True
 
     def __iter__(self) -> Iterator[_Image]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from anomscan.errors import ModelDamaged, UsageError
+from anomscan.errors import UsageError
 from anomscan.images.decode import Decoded
 from anomscan.images.find import Unreadable
 from anomscan.model.model import Model
@@ -26,7 +26,9 @@ class Scored:
 
     ``scores`` is (n,), larger is more anomalous; ``p_values`` (n,), or None where the model has no held-out
     normals; ``nearest`` the normal most like each; ``known`` (n,) whether it is a copy of a normal;
-    ``outputs`` what the network gave; ``aspects`` the scores that make up the score, each (n,), by name.
+    ``outputs`` what the network gave, and ``whole`` its features of the whole image, (n, D); ``aspects`` the
+    scores that make up the score, each (n,), by name. Of an image in tiles the most anomalous one counts, and
+    the whole is the mean of all.
     """
 
     images: list[Decoded]
@@ -35,6 +37,7 @@ class Scored:
     nearest: list[str]
     known: NDArray[np.bool_]
     outputs: Outputs
+    whole: Features
     aspects: dict[str, Features] = field(default_factory=dict)
 
 
@@ -69,7 +72,8 @@ class Screener:
 
     def stream(self, images: Iterable[Decoded | Unreadable]) -> Iterator[Scored | Unreadable]:
         """The same of any number of images, worked on side by side; what is unreadable comes as it is."""
-        return self._judged(self._embedded(images), SEARCH)
+        size = max(1, SEARCH // self._model.manifest.preprocessing.tile_count)
+        return self._judged(self._embedded(images), size)
 
     def _embedded(self, images: Iterable[Decoded | Unreadable]) -> Iterator[Batch | Unreadable]:
         return self._model.extractor.embed(images, self._model.scorer.compared)
@@ -91,15 +95,12 @@ class Screener:
             yield self._judge(images, Outputs.joined(parts))
 
     def _judge(self, images: list[Decoded], outputs: Outputs) -> Scored:
-        model = self._model
-        scores, neighbours = model.scorer.score_and_nearest(outputs, self.k)
-        if not np.isfinite(scores).all():
-            raise ModelDamaged("the model gives scores that are no numbers; adapt again")
-        known = model.gallery.holds(outputs.image, neighbours)
-        p_values = None
+        model, features = self._model, outputs.image
+        judged = model.scorer.judge(outputs, self.k)
+        known, p_values = judged.known, None
         if self.calibration is not None:
-            known |= self.calibration.holds(outputs.image)
-            p_values = np.where(known, 1.0, self.calibration.p_values(scores))
-        nearest = [model.normals[row] for row in neighbours]
-        aspects = model.scorer.aspects(outputs, self.k)
-        return Scored(images, scores, p_values, nearest, known, outputs, aspects)
+            known = known | self.calibration.holds(features)
+            p_values = np.where(known, 1.0, self.calibration.p_values(judged.scores))
+        nearest = [model.normals[row] for row in judged.nearest]
+        whole = model.scorer.mean(features)
+        return Scored(images, judged.scores, p_values, nearest, known, judged.outputs, whole, judged.aspects)

@@ -21,7 +21,7 @@ from anomscan.errors import AnomscanError, UsageError
 from anomscan.images.find import Found, Unreadable, find
 from anomscan.images.part import part_of
 from anomscan.network.network import BackboneInfo
-from anomscan.types import Features, Part, Preprocessing, Reading
+from anomscan.types import Features, Part, Preprocessing, Reading, Tiles
 from tests.adapt.networks import random_backbone
 from tests.conftest import silent
 
@@ -230,6 +230,27 @@ def test_of_a_region_its_own_side_counts(tmp_path: Path) -> None:
     backbone = replace(backbone, preprocessing=replace(backbone.preprocessing, reading=reading))
     sight = chosen(images(tmp_path / "n"), tmp_path, backbone=backbone)
     assert "the images have only 15 px" in sight.info.reason
+
+
+@pytest.mark.usefixtures("seen")
+def test_of_tiles_their_own_side_counts(tmp_path: Path) -> None:
+    backbone = backbone_of(Tiny)
+    rules = replace(backbone.preprocessing, tiles=Tiles(1, 4, 0.0, (80, 80)))
+    sources = images(tmp_path / "n", side=80)
+    enough = chosen(sources, tmp_path, backbone=replace(backbone, preprocessing=rules))
+    assert sizes(enough) == [32]
+    finer = replace(rules, tiles=Tiles(6, 1, 0.0, (80, 80)))
+    sight = chosen(sources, tmp_path, backbone=replace(backbone, preprocessing=finer))
+    assert "the images have only 13 px" in sight.info.reason
+
+
+def test_every_tile_of_fewer_others_is_looked_at() -> None:
+    sources: list[Found] = [Unreadable(str(i), "") for i in range(400)]
+    judges, others = focus._drawn(sources, 1)
+    fewer_judges, fewer = focus._drawn(sources, 40)
+    assert fewer_judges == judges
+    assert len(fewer) == FEWEST
+    assert set(fewer) <= set(others)
 
 
 @pytest.mark.parametrize("looks", ["patch", "both"])

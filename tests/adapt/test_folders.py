@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomscan.adapt.folders import classes_of, decoded, decoded_others, find_others, set_aside
+from anomscan.adapt.folders import classes_of, decoded, decoded_once, decoded_others, find_others, set_aside
 from anomscan.adapt.options import AdaptOptions
 from anomscan.adapt.presets import PRESETS
 from anomscan.errors import InputError, NoImages, UsageError
 from anomscan.images.decode import Decoded
 from anomscan.images.find import Found, Source, Unreadable
-from anomscan.types import Part, Preprocessing, Reading
+from anomscan.types import Part, Preprocessing, Reading, Tiles
 
 SOURCES: list[Found] = [Source(f"{i}.png") for i in range(50)]
 
@@ -65,6 +65,21 @@ def test_images_are_decoded_in_order(normal_folder: Path) -> None:
     assert isinstance(first, Decoded)
     assert (first.pixels.shape, first.pixels.dtype) == ((8, 8, 3), np.uint8)
     assert list(images) == [sources[1]]
+
+
+def test_tiles_are_images_of_their_own_and_further_images_have_none(normal_folder: Path) -> None:
+    rules = Preprocessing(8, 8, "bicubic", (0.5,) * 3, (0.5,) * 3, tiles=Tiles(2, 2, 0.0, (96, 96)))
+    sources = [Source(str(normal_folder / f"0{i}.png")) for i in range(2)]
+    each = list(decoded(sources, rules))
+    assert [image.path for image in each] == [source.path for source in sources for _ in range(4)]
+    once, middle = list(decoded_once(sources, rules)), list(decoded_once(sources, rules, 2))
+    for found, places in ((once, (0, 5)), (middle, (2, 6))):
+        for image, place in zip(found, places, strict=True):
+            assert isinstance(image, Decoded)
+            np.testing.assert_array_equal(image.pixels, each[place].pixels)  # type: ignore[union-attr]
+    (further, _) = decoded_others(sources, rules)
+    assert isinstance(further, Decoded)
+    assert further.pixels.shape == (8, 8, 3)
 
 
 def test_of_further_images_those_like_the_normals_are_cropped(normal_folder: Path, tmp_path: Path) -> None:

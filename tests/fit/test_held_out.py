@@ -9,8 +9,9 @@ import pytest
 from anomscan.errors import ModelDamaged
 from anomscan.fit import held_out as module
 from anomscan.fit.embed import Embedded
-from anomscan.fit.held_out import HELD, HeldOut, Kept
+from anomscan.fit.held_out import HELD, HeldOut, Kept, spread
 from anomscan.images.decode import decode
+from anomscan.images.find import Found, Source
 from anomscan.model.folder import read_manifest
 from anomscan.model.manifest import HoldOut
 from anomscan.model.model import Model, read_model
@@ -43,6 +44,22 @@ def patches_of(model: Model, paths: list[str]) -> Features:
     patches = Outputs.joined(outputs).patches
     assert patches is not None
     return patches
+
+
+def test_fewer_are_kept_of_images_in_many_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_WITH_PATCHES", 50)
+    monkeypatch.setattr(module, "MOST_TILES", 120)
+    monkeypatch.setattr(module, "MOST_TILES_WITH_PATCHES", 60)
+    sources: list[Found] = [Source(f"{i}.png") for i in range(100)]
+
+    def kept(tiles: int, *, with_patches: bool) -> int:
+        found = spread(sources, tiles, with_patches=with_patches)
+        assert found == sorted(set(found), key=sources.index)
+        return len(found)
+
+    assert spread(sources, 1, with_patches=False) == sources
+    assert [kept(tiles, with_patches=True) for tiles in (1, 2, 6, 60, 400)] == [50, 30, 10, 1, 1]
+    assert [kept(tiles, with_patches=False) for tiles in (1, 2, 6, 60, 400)] == [100, 60, 20, 2, 1]
 
 
 def test_patches_are_kept_in_order_in_16_bits() -> None:

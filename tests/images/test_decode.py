@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from anomscan.errors import UnreadableImage
 from anomscan.files.storage import Identity
@@ -24,7 +25,8 @@ from anomscan.images.decode import (
     thumbnail,
 )
 from anomscan.images.find import Found, Source, Unreadable, find
-from anomscan.types import Levels, Preprocessing, Reading
+from anomscan.images.tiles import areas
+from anomscan.types import Levels, Part, Preprocessing, Reading, Tiles
 from tests.conftest import draw
 
 PREPROCESSING = Preprocessing(32, 48, "bilinear", (0.5,) * 3, (0.5,) * 3)
@@ -131,7 +133,7 @@ def test_reduced_scale_decoding_stays_close_to_the_full_one(
     path = tmp_path / "large.jpg"
     draw(3, side=1600).save(path, quality=95)
     reduced = decode(str(path), SAME_SIZE).pixels.astype(int)
-    monkeypatch.setattr(Image.Image, "draft", lambda *_: None)
+    monkeypatch.setattr(JpegImageFile, "draft", lambda *_: None)
     assert np.abs(reduced - decode(str(path), SAME_SIZE).pixels).mean() < 1.0
 
 
@@ -312,3 +314,84 @@ def test_a_file_whose_end_was_never_written_is_unreadable(tmp_path: Path, suffix
         decode(path, reading(constant_tail=False))
     draw(0).save(path)
     decode(path, reading(constant_tail=False))
+
+
+TILES = Tiles(3, 4, 1 / 7, (1600, 1200))
+
+
+def test_tiles_are_what_lies_there_at_the_size_of_the_input(tmp_path: Path) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (120, 160, 3), np.uint8))
+    image.save(tmp_path / "a.png")
+    rules = replace(PREPROCESSING, tiles=TILES)
+    pixels = decode(str(tmp_path / "a.png"), rules).pixels
+    assert pixels.shape == rules.shape == (12, 32, 48, 3)
+    assert pixels.flags.c_contiguous
+    for tile, area in zip(pixels, areas(TILES, (0, 0, 160, 120)), strict=True):
+        expected = np.asarray(image.resize((48, 32), Image.Resampling.BILINEAR, box=area))
+        np.testing.assert_array_equal(tile, expected)
+
+
+def test_one_tile_is_the_whole(tmp_path: Path) -> None:
+    draw(0).save(tmp_path / "a.png")
+    whole = decode(str(tmp_path / "a.png"), PREPROCESSING)
+    one = decode(str(tmp_path / "a.png"), replace(PREPROCESSING, tiles=Tiles(1, 1, 1 / 7, (96, 96))))
+    np.testing.assert_array_equal(one.pixels, whole.pixels[None])
+    assert one.remarks == whole.remarks
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(
+    ("grid", "size"), [((1, 8), (1600, 1200)), ((8, 1), (1600, 1200)), ((5, 1), (3200, 800))]
+)
+def test_a_reduced_scale_leaves_every_tile_its_pixels(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    grid: tuple[int, int],
+    size: tuple[int, int],
+    orientation: int,
+) -> None:
+    """Stripes of six pixels: seen in a tile, and others at the scale that would do for the whole."""
+    places = np.indices(size[::-1])[1 if grid[0] == 1 else 0]
+    stripes = np.where(places // 6 % 2, 255, 0).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    lying = stripes if orientation == 1 else np.rot90(stripes)
+    Image.fromarray(np.ascontiguousarray(lying)).save(tmp_path / "a.jpg", quality=95, exif=exif)
+    rules = replace(PREPROCESSING, tiles=Tiles(*grid, 1 / 7, size))
+    reduced = decode(str(tmp_path / "a.jpg"), rules).pixels.astype(int)
+    monkeypatch.setattr(JpegImageFile, "draft", lambda *_: None)
+    full = decode(str(tmp_path / "a.jpg"), rules).pixels.astype(int)
+    assert full.std() > 30
+    assert np.abs(reduced - full).mean() < 0.2 * full.std()
+
+
+def test_tiles_of_a_region_lie_in_it_and_see_nothing_else(tmp_path: Path) -> None:
+    image = Image.new("RGB", (400, 300), (255, 0, 0))
+    inside = np.random.default_rng(0).integers(0, 255, (100, 200, 3), np.uint8)
+    image.paste(Image.fromarray(inside), (50, 60))
+    image.save(tmp_path / "a.png")
+    part = Part((400, 300), (50, 60, 200, 100))
+    rules = replace(reading(part=part), tiles=replace(TILES, rows=2, columns=2))
+    Image.fromarray(inside).save(tmp_path / "b.png")
+    alone = replace(PREPROCESSING, tiles=rules.tiles)
+    pixels = decode(str(tmp_path / "a.png"), rules).pixels
+    np.testing.assert_array_equal(pixels, decode(str(tmp_path / "b.png"), alone).pixels)
+
+
+def test_no_more_images_of_many_tiles_are_decoded_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(0).save(tmp_path / "a.png")
+    seen: list[int] = []
+
+    def counted(source: Found, preprocessing: Preprocessing) -> Decoded | Unreadable:
+        seen.append(1)
+        return Unreadable("x", "y")
+
+    monkeypatch.setattr(module, "look_at", counted)
+    rules = replace(PREPROCESSING, tiles=Tiles(10, 10, 1 / 7, (1600, 1200)))
+    images = decode_all((Source(str(tmp_path / "a.png")) for _ in range(100)), rules, threads=2)
+    next(images)
+    time.sleep(0.1)
+    assert len(seen) <= 3
+    del images

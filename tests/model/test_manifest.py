@@ -15,6 +15,7 @@ from anomscan.model.folder import MANIFEST, read_manifest
 from anomscan.model.manifest import SCHEMA, Change, FileInfo, Manifest, parse_manifest
 from anomscan.network.network import Int8Info, MethodInfo
 from anomscan.scoring.info import GalleryInfo
+from anomscan.types import Tiles
 
 Data = dict[str, Any]
 MASK = np.ones((8, 9), np.bool_)
@@ -49,6 +50,7 @@ def test_it_comes_back_as_it_was_written(calibrated_folder: Path, data: Data) ->
         preprocessing=replace(
             manifest.preprocessing,
             reading=replace(manifest.preprocessing.reading, part=part_of((9, 8), (1, 2, 3, 4), MASK)),
+            tiles=Tiles(2, 3, 1 / 7, (3, 4), 2),
         ),
     )
     for one in (manifest, full):
@@ -58,7 +60,9 @@ def test_it_comes_back_as_it_was_written(calibrated_folder: Path, data: Data) ->
 
 def test_a_model_of_before_there_were_regions_looks_at_the_whole(data: Data) -> None:
     del data["preprocessing"]["reading"]["part"]
+    del data["preprocessing"]["tiles"]
     assert parsed(data).preprocessing.reading.part is None
+    assert parsed(data).preprocessing.tiles is None
 
 
 def test_an_id_names_this_very_model(data: Data) -> None:
@@ -132,6 +136,14 @@ WRONG = {
     ),
     "a mask that is none": edited(
         "preprocessing", "reading", "part", to={"source": [9, 8], "box": [0, 0, 9, 8], "mask": "x"}
+    ),
+    "no tile": edited(
+        "preprocessing", "tiles", to={"rows": 0, "columns": 3, "overlap": 0.1, "source": [9, 8], "defect": 0}
+    ),
+    "tiles beyond number": edited(
+        "preprocessing",
+        "tiles",
+        to={"rows": 99, "columns": 99, "overlap": 0.1, "source": [9, 8], "defect": 0},
     ),
     "no neighbour": edited("scorer", "k", to=0),
     "a yes as number": edited("scorer", "k", to=True),

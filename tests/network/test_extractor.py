@@ -71,6 +71,30 @@ def test_unreadable_images_do_not_break_a_batch(model: Model) -> None:
     assert [len(batch.outputs) for batch in batches if isinstance(batch, Batch)] == [BATCH, 1]
 
 
+@pytest.mark.parametrize("tiles", [1, 3, BATCH, 2 * BATCH + 1])
+def test_the_outputs_of_tiles_stand_side_by_side(tmp_path: Path, tiles: int) -> None:
+    extractor = Extractor(graph(tmp_path / "x.onnx", "image", "patches"), threads=2)
+    pixels = np.random.default_rng(0).integers(0, 255, (5, tiles, 2, 2, 3), np.uint8)
+    there, bad = [Decoded(str(i), own) for i, own in enumerate(pixels)], Unreadable("b", "gone")
+    whole = Decoded("w", pixels[0, 0])
+    longest: list[int] = []
+
+    def then(outputs: Outputs) -> Outputs:
+        longest.append(len(outputs))
+        return outputs
+
+    found = list(extractor.embed([*there[:2], bad, *there[2:], whole], then))
+    batches = [batch for batch in found if isinstance(batch, Batch)]
+    assert found.index(bad) == 2
+    assert [image for batch in batches for image in batch.images] == [*there, whole]
+    assert max(longest) <= BATCH
+    for own, batch in zip(pixels, batches, strict=False):
+        assert batch.outputs.image.shape == (1, 2 * tiles, 2, 3)
+        np.testing.assert_array_equal(batch.outputs.image[0], own.reshape(-1, 2, 3))
+        assert batch.outputs.patches is not None
+        np.testing.assert_array_equal(batch.outputs.patches[0], 2.0 * own.reshape(-1, 2, 3))
+
+
 def test_the_order_is_kept_whatever_the_threads(tmp_path: Path) -> None:
     extractor = Extractor(graph(tmp_path / "x.onnx", "image"), threads=3)
     pixels = [np.full((2, 2, 2, 3), i, np.uint8) for i in range(50)]

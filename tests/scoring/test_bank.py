@@ -159,3 +159,16 @@ def test_the_seed_repeats_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(first.sample()[0], again.sample()[0])
     assert not np.array_equal(first.patches().features, other.patches().features)
     assert not np.array_equal(first.sample()[0], other.sample()[0])
+
+
+def test_of_an_image_in_tiles_one_tile_is_there_to_measure_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SAMPLED", 5)
+    patches = made(4)  # 3 rows: three tiles of a row
+    bank = Bank(10, tiles=3)
+    bank.add(patches, list("abcd"))
+    positions, sample = bank.sample()
+    assert positions.tolist() == [0, 1, 2, 3]
+    assert sample.shape == (4, 1, 4, 5)
+    for i in range(4):
+        np.testing.assert_array_equal(sample[i, 0], patches[i, i % 3].astype(np.float16))
+    assert bank.grid == (3, 4)

@@ -87,3 +87,16 @@ def test_one_of_a_kind_is_one() -> None:
         "1 image is of one single colour",
         "1 file has further pages or frames that were not looked at; see --pages all",
     ]
+
+
+def test_images_in_tiles_are_alike_where_all_of_their_tiles_are() -> None:
+    """The first tile shows an empty belt on all of them."""
+    empty = np.full((64, 64, 3), 90, np.uint8)
+    for differs in (False, True):
+        counts = RemarkCounts()
+        for i in range(FEWEST_ALIKE):
+            tile = np.asarray(draw(i if differs else 0, side=64))
+            (image,) = scored(["a"], [0.0]).images
+            tiles = replace(image, pixels=np.stack([empty, tile]))
+            counts.add(replace(scored(["a"], [0.0]), images=[tiles]))
+        assert counts.alike is not differs
