@@ -9,7 +9,7 @@ import pytest
 from anomscan.images.tiles import OVERLAP
 from anomscan.scoring.bank import Bank
 from anomscan.scoring.focused import Focused
-from anomscan.scoring.patches import patch_scores
+from anomscan.scoring.patches import peaks
 from anomscan.scoring.reduction import Reduction
 from anomscan.scoring.registry import make_scorer, parse_scorer
 from anomscan.scoring.tiled import Tiled, tiled
@@ -161,9 +161,9 @@ def test_spreads_of_normals_are_those_of_tiles_among_other_images() -> None:
     assert positions.tolist() == list(range(count))
     focused = Focused.of(make_scorer(parse_scorer("knn")), "both", bank, seed=0)
     alone = np.array(
-        [patch_scores(focused.patches.maps(patches[i, i % COUNT][None]).distances)[0] for i in range(count)]
+        [peaks(focused.patches.maps(patches[i, i % COUNT][None]).distances)[0] for i in range(count)]
     )
-    assert np.log(alone).mean() < focused.patch_info.patch.mean - 2
+    assert np.log(alone).mean() < focused.patch_info.peak.mean - 2
 
 
 @pytest.mark.parametrize("overlap", [0.0, OVERLAP, 0.2, 0.5])
