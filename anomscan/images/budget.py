@@ -1,4 +1,4 @@
-"""How many pixels may be in memory at once, whatever the number of threads."""
+"""How much memory may be in use at once, whatever the number of threads."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ class Budget:
                 self._changed.notify_all()
 
 
-PIXELS_IN_FLIGHT = Budget(64_000_000)
-"""Of images that are being decoded; a pixel takes 3 to 12 bytes meanwhile."""
+MEMORY_IN_FLIGHT = Budget(500_000_000)
+"""Bytes that images which are being decoded, or drawn, take together; see ``memory.bytes_needed``."""

@@ -37,7 +37,7 @@ INCOMING_SIDE, NORMAL_SIDE, SPOT_SIDE = 224, 128, 160
 def write_report(file: Path, evidence: Evidence, progress: Progress) -> None:
     """Write a page that shows ``evidence`` to ``file``."""
     summary, model = evidence.summary, evidence.model
-    pictures = Pictures(model.manifest.preprocessing.reading)
+    pictures = Pictures(evidence.reading)
     rows = _rows(evidence, pictures)
     places, others, normals = _plane(evidence)
     for row, place in zip(rows, places, strict=True):

@@ -130,6 +130,7 @@ class Outcome:
             maps=self.sample.maps(),
             patch_source=patches.origin if patches else None,
             scale=scale_of(self.job.model),
+            reading=self.job.preprocessing.reading,
         )
 
     def write_heatmaps(self, folder: str, top: int, progress: Progress) -> int:
