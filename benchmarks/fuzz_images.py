@@ -60,7 +60,9 @@ def saved(mode: str, form: str, **options: object) -> bytes:
 
 def several(form: str, mode: str = "L", **options: object) -> bytes:
     """A file with three pages or frames."""
-    return saved(mode, form, save_all=True, append_images=[picture(mode).rotate(a) for a in (90, 180)], **options)
+    return saved(
+        mode, form, save_all=True, append_images=[picture(mode).rotate(a) for a in (90, 180)], **options
+    )
 
 
 def png_16(colour: int, channels: int) -> bytes:
@@ -239,13 +241,17 @@ MEASURED = (
 )
 
 
-def score(folder: Path, model: Path, files: int, further: list[str]) -> tuple[str, list[dict[str, str]], float, int]:
+def score(
+    folder: Path, model: Path, files: int, further: list[str]
+) -> tuple[str, list[dict[str, str]], float, int]:
     """Score a folder: what went wrong, if anything, the rows, seconds, and the peak of memory."""
     out = folder.with_suffix(".csv")
     out.unlink(missing_ok=True)
     command = [sys.executable, "-m", "anomscan", "score", folder, "--model", model, "-o", out, *further]
     limit, began = START + SECONDS * (1 + files / 20), time.monotonic()
-    done = subprocess.run([sys.executable, "-c", MEASURED, str(limit), *map(str, command)], capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, str(limit), *map(str, command)], capture_output=True
+    )
     seconds = time.monotonic() - began
     *said, last = done.stderr.decode("utf-8", "replace").splitlines() or [""]
     if not last.startswith("peak "):
@@ -310,7 +316,9 @@ def alone(folder: Path, model: Path, failed: Path, further: list[str]) -> list[s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--files", type=int, default=20_000)
     parser.add_argument("--batch", type=int, default=400)
     parser.add_argument("--model", type=Path, required=True)

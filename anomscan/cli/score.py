@@ -17,11 +17,14 @@ from anomscan.cli.options import (
     MaxPixels,
     ModelFolder,
     Neighbours,
+    Normals,
 )
 from anomscan.errors import UsageError
 
 REPORT_ROWS = 200
 """Images in a report where no number was asked for."""
+ISOLATED_SECONDS = 30.0
+"""What decoding an image may take with --isolate, where no limit was given, without waiting for memory."""
 
 
 class Format(StrEnum):
@@ -92,6 +95,14 @@ def score(
     ] = 0.0,
     pages: Annotated[Pages, typer.Option(help="Of files that have several.")] = Pages.first,
     max_pixels: MaxPixels = None,
+    normals: Normals = None,
+    isolate: Annotated[
+        bool, typer.Option("--isolate", help="Decode in processes that may crash or hang.")
+    ] = False,
+    decode_limit: Annotated[
+        float | None,
+        typer.Option(min=0.1, metavar="SECONDS", help="With --isolate: for an image, at most (default: 30)"),
+    ] = None,
 ) -> None:
     """Rank images, most anomalous first. Unreadable files come last, with the reason, whatever --top."""
     from contextlib import ExitStack
@@ -110,6 +121,11 @@ def score(
     decision = Decision(fpr, fdr, threshold)
     if decision == UNDECIDED and (fail_on_anomaly or move_anomalous or copy_anomalous):
         raise UsageError("what is anomalous? say so with --fpr, --fdr or --threshold")
+    if normals and not report:
+        raise UsageError("--normals says where a report finds the normals; give --report, too")
+    if decode_limit and not isolate:
+        raise UsageError("--decode-limit goes with --isolate only")
+    isolated = (decode_limit or ISOLATED_SECONDS) if isolate else None
     on_terminal = output is None and sys.stdout.isatty() and format_ is Format.csv
     further = further_columns(columns)
     shown, threads = top or REPORT_ROWS, threads or available_cores()
@@ -127,14 +143,17 @@ def score(
             if format_ is Format.jsonl and loaded.patches:
                 further = tuple(dict.fromkeys((*further, REGIONS)))
             keep = max(shown if page else 0, top or MOST_HEATMAPS if heatmaps else 0)
-            job = ScoreJob(wanted, loaded, decision, k, threads, keep, search, max_pixels)
+            job = ScoreJob(
+                wanted, loaded, decision, k, threads, keep, search, max_pixels, normals or (), isolated
+            )
             with console.progress_bar() as progress:
                 outcome = running.enter_context(run(job, progress))
                 summed = outcome.summary()
                 if page:
                     from anomscan.report.html import write_report
 
-                    write_report(page, outcome.evidence(shown, summed), progress)
+                    if remark := write_report(page, outcome.evidence(shown, summed), progress):
+                        console.message(remark)
                 if heatmaps:
                     outcome.write_heatmaps(heatmaps, keep, progress)
             if numbers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -18,10 +18,19 @@ class Budget:
         self._total = total
         self._used = 0
         self._changed = threading.Condition()
+        self._ask: Callable[[int], None] | None = None
+
+    def leave_to(self, ask: Callable[[int], None]) -> None:
+        """Let somebody else decide: ``ask`` returns once an amount may be used, until it is told otherwise."""
+        self._ask = ask
 
     @contextmanager
     def reserved(self, amount: int) -> Iterator[None]:
         """Wait until ``amount`` fits beside what others have reserved, and hold it."""
+        if self._ask is not None:
+            self._ask(amount)
+            yield
+            return
         with self._changed:
             self._changed.wait_for(lambda: not self._used or self._used + amount <= self._total)
             self._used += amount

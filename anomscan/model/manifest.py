@@ -17,8 +17,12 @@ from anomscan.network.network import BackboneInfo, FocusInfo, Int8Info, MethodIn
 from anomscan.scoring.info import GalleryInfo, PatchInfo, ScorerInfo
 from anomscan.types import Preprocessing
 
-SCHEMA = 1
-"""Version of the model folder's layout; a reader refuses a larger one."""
+SCHEMA = 2
+"""Version of the model folder's layout; a reader refuses a larger one.
+
+A model says 2 where a reader of version 0.2.0, which knows 1, would pass something over that changes what it
+finds: see ``Manifest.least_schema``.
+"""
 FILE_NAME = r"^[a-z]+-[0-9a-f]{16}\.[a-z0-9]+\Z"
 """What the files beside ``model.json`` are called: a kind, a piece of the SHA-256, a suffix; never a path."""
 
@@ -94,7 +98,7 @@ class Manifest:
     data: DataInfo
     versions: dict[str, str]
     files: dict[str, FileInfo]
-    schema: int = SCHEMA
+    schema: int = 1
     gallery: GalleryInfo = field(default_factory=GalleryInfo)
     int8: Int8Info | None = None
     calibration: CalibrationInfo | None = None
@@ -108,6 +112,11 @@ class Manifest:
             raise ValueError("a size, a number of features or of neighbours makes no sense")
         if self.preprocessing.reading.part is not None:
             check(self.preprocessing.reading.part)
+
+    @property
+    def least_schema(self) -> int:
+        """The smallest schema whose readers understand this model; a new field that changes scores asks for 2."""
+        return 2 if self.preprocessing.reading.part is not None or self.patches is not None else 1
 
     @property
     def id(self) -> str:

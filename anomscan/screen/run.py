@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from time import monotonic
@@ -14,9 +14,11 @@ import anomscan
 from anomscan.errors import NoImages, UnreadableImage
 from anomscan.images.decode import decode_all
 from anomscan.images.find import Found, Search, Unreadable
+from anomscan.images.isolate import decode_all_apart
 from anomscan.images.overlay import source_size
 from anomscan.images.part import covered
 from anomscan.model.model import Model
+from anomscan.model.whereabouts import Whereabouts
 from anomscan.pipeline import available_cores, counted
 from anomscan.report.evidence import MOST_UNREADABLE, Evidence
 from anomscan.report.heatmaps import Scale, regions, write_heatmaps
@@ -44,7 +46,9 @@ class ScoreJob:
     ``sources`` are read lazily: memory does not grow with their number. ``k`` None takes the model's
     neighbours. ``threads`` decode; the model's extractor has its own. The rows do not depend on them. The
     features of the ``keep`` most anomalous images are kept for a report. ``search`` is what finds the
-    sources, and counts what it passes over; ``max_pixels`` replaces the model's limit.
+    sources, and counts what it passes over; ``max_pixels`` replaces the model's limit; ``normals`` are folders
+    in which a report may look for the normals. With ``isolate`` images are decoded in processes of their own,
+    each in at most so many seconds.
     """
 
     sources: Iterable[Found]
@@ -55,6 +59,8 @@ class ScoreJob:
     keep: int = 0
     search: Search = field(default_factory=Search)
     max_pixels: int | None = None
+    normals: Sequence[str] = ()
+    isolate: float | None = None
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -131,6 +137,7 @@ class Outcome:
             patch_source=patches.origin if patches else None,
             scale=scale_of(self.job.model),
             reading=self.job.preprocessing.reading,
+            normals=Whereabouts(self.job.model.manifest.data.root, self.job.normals),
         )
 
     def write_heatmaps(self, folder: str, top: int, progress: Progress) -> int:
@@ -169,7 +176,10 @@ def run(job: ScoreJob, progress: Progress) -> Outcome:
 
 def _fill(outcome: Outcome, screener: Screener, progress: Progress) -> None:
     job, ranking = outcome.job, outcome.ranking
-    images = decode_all(job.sources, job.preprocessing, job.threads)
+    if job.isolate is None:
+        images = decode_all(job.sources, job.preprocessing, job.threads)
+    else:
+        images = decode_all_apart(job.sources, job.preprocessing, job.threads, job.isolate)
     for scored in screener.stream(counted("scoring", images, None, progress)):
         if isinstance(scored, Unreadable):
             ranking.add_unreadable(scored)
