@@ -2,9 +2,9 @@
 
     python benchmarks/decode_memory.py --model MODEL --work /tmp/bombs
 
-The files are small: palettes, 16 bits and transparency of hundreds of millions of pixels that are all alike, JPEGs
-with a header and no data, TIFFs of one strip, of floats and of many pages, GIF and WebP. Each is in the folder twice,
-so that two meet. Beside them are ordinary images, whose rows must be there.
+The files are small: palettes, 16 bits and transparency of hundreds of millions of pixels that are all alike,
+JPEGs with a header and no data, TIFFs of one strip, of floats and of many pages, GIF and WebP. Each is in the
+folder twice, so that two meet. Beside them are ordinary images, whose rows must be there.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from PIL import Image
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
@@ -48,12 +49,14 @@ def jpeg_of_a_header(side: int, *, progressive: bool) -> bytes:
 
 
 def saved(mode: str, side: int, form: str, **options: object) -> bytes:
+    """What Pillow writes of an empty image."""
     buffer = io.BytesIO()
     Image.new(mode, (side, side)).save(buffer, form, **options)
     return buffer.getvalue()
 
 
 def pages(side: int, count: int) -> bytes:
+    """A TIFF of many pages."""
     page = Image.new("L", (side, side))
     buffer = io.BytesIO()
     page.save(buffer, "TIFF", save_all=True, append_images=[page] * count, compression="tiff_adobe_deflate")
@@ -96,7 +99,8 @@ def measured(folder: Path, model: Path, further: list[str]) -> tuple[int, list[d
 
 def main() -> None:
     """Write the folder, score it, print its rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--side", type=int, default=22_000)
@@ -115,7 +119,8 @@ def main() -> None:
     for row in rows:
         print(f"{Path(row['path']).name:28} {row['score'] or row['error']}")
     print(said.strip())
-    print(f"exit code {code}, {len(rows)} rows, {peak / 1e6:.0f} MB at most, {time.monotonic() - began:.0f} s")
+    took = time.monotonic() - began
+    print(f"exit code {code}, {len(rows)} rows, {peak / 1e6:.0f} MB at most, {took:.0f} s")
 
 
 if __name__ == "__main__":

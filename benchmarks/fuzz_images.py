@@ -3,10 +3,10 @@
     python benchmarks/fuzz_images.py --files 20000 --model MODEL --work /tmp/fuzz
 
 Every file starts as one of ``ENCODINGS``, small images in every mode and depth that Pillow writes, and is
-changed by one to four of ``MUTATIONS``. Files are scored in batches, each by ``anomscan score`` in a process of
-its own; a batch fails where the process crashes, hangs, takes more than ``MEMORY`` bytes, loses a row, prints
-anything that is not ours, or ends with another exit code than 0 or 3. A failed batch is scored again file by
-file, and what fails alone is kept in WORK/failed. State is in WORK/state.json: run again, it goes on.
+changed by one or two of ``MUTATIONS``. Files are scored in batches, each by ``anomscan score`` in a process
+of its own; a batch fails where the process crashes, hangs, takes more than ``MEMORY`` bytes, loses a row,
+prints anything that is not ours, or ends with another exit code than 0 or 3. A failed batch is scored again
+file by file, and what fails alone is kept in WORK/failed. State is in WORK/state.json: run again, it goes on.
 """
 
 from __future__ import annotations
@@ -150,26 +150,31 @@ Random = random.Random
 
 
 def flip_bits(data: bytearray, chance: Random, _: list[bytes]) -> None:
+    """Bits here and there."""
     for _ in range(chance.choice((1, 2, 8, 64))):
         data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
 
 
 def set_bytes(data: bytearray, chance: Random, _: list[bytes]) -> None:
+    """A few bytes in a row."""
     start = chance.randrange(len(data))
     for place in range(start, min(len(data), start + chance.choice((1, 2, 4, 16)))):
         data[place] = chance.choice((0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)))
 
 
 def truncate(data: bytearray, chance: Random, _: list[bytes]) -> None:
+    """The end is missing."""
     del data[chance.randrange(len(data)) :]
 
 
 def duplicate(data: bytearray, chance: Random, _: list[bytes]) -> None:
+    """A part comes twice, or fifty times."""
     start = chance.randrange(len(data))
     data[start:start] = data[start : start + chance.randrange(1, 400)] * chance.choice((1, 1, 50))
 
 
 def remove(data: bytearray, chance: Random, _: list[bytes]) -> None:
+    """A part is missing."""
     start = chance.randrange(len(data))
     del data[start : start + chance.randrange(1, 200)]
 
@@ -185,11 +190,13 @@ def header(data: bytearray, chance: Random, _: list[bytes]) -> None:
 
 
 def splice(data: bytearray, chance: Random, seeds: list[bytes]) -> None:
+    """The end is that of another file."""
     other = chance.choice(seeds)
     data[chance.randrange(len(data)) :] = other[chance.randrange(len(other)) :]
 
 
 def zeros(data: bytearray, chance: Random, _: list[bytes]) -> None:
+    """A part was never written."""
     start = chance.randrange(len(data))
     data[start : start + 300] = bytes(min(300, len(data) - start))
 
@@ -316,6 +323,7 @@ def alone(folder: Path, model: Path, failed: Path, further: list[str]) -> list[s
 
 
 def main() -> None:
+    """Score, and say what failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

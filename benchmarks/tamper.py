@@ -2,9 +2,9 @@
 
     python benchmarks/tamper.py --model MODEL --images IMAGES --work /tmp/tamper
 
-A small model, of whole images and of patches, is copied and changed in one place, its checksums made right again
-where that is not what is changed. ``score --report`` of every copy must end within ``SECONDS`` and ``MEMORY``
-bytes: with exit code 1 and one sentence; or with the rows and the report of the untouched model; or, where a
+A small model, of whole images and of patches, is copied and changed in one place, its checksums made right
+again where that is not what is changed. ``score --report`` of every copy must end within ``SECONDS`` and
+``MEMORY`` bytes: with exit code 1 and one sentence; or with the rows and the report of the untouched model; or, where a
 case is marked as another model (numbers that a model may have), with rows that are numbers. Files that Python
 opens outside of the folders given, of the report and of its own installation are a failure.
 
@@ -86,12 +86,14 @@ def of_files(role: str, change: Callable[[Path], None]) -> Callable[[Path], None
 
 
 def flipped(path: Path) -> None:
+    """A bit is another."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 16
     path.write_bytes(content)
 
 
 def replaced(path: Path, make: Callable[[Path], object]) -> None:
+    """Something else has the name."""
     path.unlink()
     make(path)
 
@@ -201,6 +203,7 @@ def graph(change: Callable[[onnx.ModelProto], object]) -> Callable[[Path], None]
 
 
 def external(model: onnx.ModelProto) -> None:
+    """A constant lies in another file."""
     tensor = numpy_helper.from_array(np.zeros(3, np.float32), "constant")
     tensor.data_location = TensorProto.EXTERNAL
     entry = tensor.external_data.add()
@@ -225,6 +228,7 @@ def after(
 
 
 def constant(name: str, values: object, kind: type = np.int64) -> onnx.TensorProto:
+    """A constant of a graph."""
     return numpy_helper.from_array(np.array(values, kind), name)
 
 
@@ -252,6 +256,8 @@ def index(role: str, change: Callable[[bytearray], object]) -> Callable[[Path], 
 
 
 def number(place: int, size: int, value: int) -> Callable[[bytearray], None]:
+    """A number in the head of an index."""
+
     def change(data: bytearray) -> None:
         data[place : place + size] = value.to_bytes(size, "little", signed=value < 0)
 
@@ -395,8 +401,9 @@ def cases(folder: Path) -> Iterator[Case]:
     reading = ("preprocessing", "reading")
     for keys, to in (
         (("schema",), 3), (("schema",), 10**9), (("schema",), -1), (("schema",), 1.5), (("schema",), None),
-        (("preprocessing", "height"), 0), (("preprocessing", "height"), -64), (("preprocessing", "height"), 1 << 30),
-        (("preprocessing", "width"), 32), (("preprocessing", "width"), "64"), (("preprocessing", "resample"), "evil"),
+        (("preprocessing", "height"), 0), (("preprocessing", "height"), -64),
+        (("preprocessing", "height"), 1 << 30), (("preprocessing", "width"), 32),
+        (("preprocessing", "width"), "64"), (("preprocessing", "resample"), "evil"),
         (("preprocessing", "mean"), "no"), ((*reading, "max_pixels"), -1), ((*reading, "max_pixels"), 0),
         ((*reading, "max_pixels"), 1e300), ((*reading, "levels"), {"low": 5, "high": 5}),
         ((*reading, "levels"), {"low": 9, "high": 1}), ((*reading, "levels"), {"low": "a", "high": 1}),
@@ -405,16 +412,20 @@ def cases(folder: Path) -> Iterator[Case]:
         ((*reading, "part"), {"source": [9, 9], "box": [0, 0, 9, 9], "mask": "AAAA"}),
         ((*reading, "part"), {"source": [1 << 40, 1 << 40], "box": [0, 0, 1 << 40, 1 << 40], "mask": ""}),
         ((*reading, "part"), {"source": [-1, -1], "box": [-5, -5, 1, 1], "mask": ""}),
-        (("scorer", "k"), 0), (("scorer", "k"), 10**6), (("scorer", "k"), -1), (("scorer", "name"), "evil"),
+        (("scorer", "k"), 0), (("scorer", "k"), 10**6), (("scorer", "k"), -1),
+        (("scorer", "name"), "evil"),
         (("scorer", "name"), "../x"), (("scorer", "metric"), "x"), (("scorer", "name"), "mahalanobis"),
         (("scorer", "name"), "samplewise"), (("scorer", "name"), "logit"), (("backbone", "dim"), 0),
         (("backbone", "dim"), "x"), (("patches", "looks"), "x"), (("patches", "dark"), "x"),
         (("patches", "dark"), 1e400), (("patches", "image"), {"mean": 0, "deviation": 0}),
-        (("patches", "patch"), {"mean": 0, "deviation": 0}), (("patches", "patch"), {"mean": 0, "deviation": -1}),
-        (("patches", "image"), None), (("patches", "weight"), "x"), (("patches", "most"), "x"), (("patches",), None),
+        (("patches", "patch"), {"mean": 0, "deviation": 0}),
+        (("patches", "patch"), {"mean": 0, "deviation": -1}),
+        (("patches", "image"), None), (("patches", "weight"), "x"), (("patches", "most"), "x"),
+        (("patches",), None),
         (("focus", "looks"), "x"), (("focus", "size"), "x"), (("focus", "measured"), []),
         (("files",), {}), (("files", "index", "name"), "../index-0123456789abcdef.faiss"),
-        (("files", "index", "name"), "/etc/passwd"), (("files", "index", "sha256"), "0"), (("data", "root"), 5),
+        (("files", "index", "name"), "/etc/passwd"), (("files", "index", "sha256"), "0"),
+        (("data", "root"), 5),
         (("data", "root"), "/"), (("data", "root"), "../.."), (("changes",), [{}]), (("calibration",), []),
         (("calibration", "groups"), -1), (("int8",), {}), (("method", "seed"), "x"), (("versions",), []),
     ):  # fmt: skip
@@ -460,18 +471,21 @@ def _in_the_child(model: Path, images: Path, out: Path, said: Path, page: Path) 
     error = os.open(said, os.O_WRONLY | os.O_CREAT)
     os.dup2(error, 2)
     sys.stderr = os.fdopen(2, "w", closefd=False)
-    allowed = tuple(
-        os.path.realpath(place)
-        for place in (
-            model,
-            images,
-            NORMALS[0],
-            out.parent,
-            sys.prefix,
-            sys.base_prefix,
-            Path(__file__).parents[1],
-        )
-    ) + ("/proc", "/sys", "/dev", "/usr", "/lib", "/etc/localtime", "/etc/mime.types")
+    allowed = (
+        *(
+            os.path.realpath(place)
+            for place in (
+                model,
+                images,
+                NORMALS[0],
+                out.parent,
+                sys.prefix,
+                sys.base_prefix,
+                Path(__file__).parents[1],
+            )
+        ),
+        *("/proc", "/sys", "/dev", "/usr", "/lib", "/etc/localtime", "/etc/mime.types"),
+    )
 
     def watch(event: str, arguments: tuple[object, ...]) -> None:
         if event == "open" and isinstance(arguments[0], str | bytes):

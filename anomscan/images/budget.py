@@ -21,7 +21,7 @@ class Budget:
         self._ask: Callable[[int], None] | None = None
 
     def leave_to(self, ask: Callable[[int], None]) -> None:
-        """Let somebody else decide: ``ask`` returns once an amount may be used, until it is told otherwise."""
+        """Let somebody else decide: ``ask`` returns once an amount may be used, and the last one is not."""
         self._ask = ask
 
     @contextmanager

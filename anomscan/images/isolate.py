@@ -49,10 +49,8 @@ def decode_all_apart(
     """
     workers = _Workers(preprocessing, seconds, command)
     results = in_order(workers.look_at, sources, threads, LOOK_AHEAD * threads)
-    try:
-        for (
-            result
-        ) in results:  # not ``yield from``: whoever stops early must not wait for a process that hangs
+    try:  # not ``yield from``: whoever stops early must not wait for a process that hangs
+        for result in results:  # noqa: UP028
             yield result
     finally:
         workers.close()
@@ -168,7 +166,7 @@ class _Workers:
             if self._closed:
                 raise InputError("the images are no longer wanted")
             worker = _Worker(
-                subprocess.Popen(
+                subprocess.Popen(  # noqa: S603 - it is this package
                     self._command,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,

@@ -115,7 +115,7 @@ class Manifest:
 
     @property
     def least_schema(self) -> int:
-        """The smallest schema whose readers understand this model; a new field that changes scores asks for 2."""
+        """The smallest schema whose readers understand this model; a field new since 0.2.0 asks for 2."""
         return 2 if self.preprocessing.reading.part is not None or self.patches is not None else 1
 
     @property

@@ -34,7 +34,7 @@ INCOMING_SIDE, NORMAL_SIDE, SPOT_SIDE = 224, 128, 160
 
 
 def write_report(file: Path, evidence: Evidence, progress: Progress) -> str | None:
-    """Write a page that shows ``evidence`` to ``file``; returns why pictures of normals are missing, if so."""
+    """Write a page that shows ``evidence`` to ``file``; returns why normals are not shown, if so."""
     summary, model = evidence.summary, evidence.model
     pictures = Pictures(evidence.reading)
     rows = _rows(evidence, pictures)

@@ -46,9 +46,9 @@ class ScoreJob:
     ``sources`` are read lazily: memory does not grow with their number. ``k`` None takes the model's
     neighbours. ``threads`` decode; the model's extractor has its own. The rows do not depend on them. The
     features of the ``keep`` most anomalous images are kept for a report. ``search`` is what finds the
-    sources, and counts what it passes over; ``max_pixels`` replaces the model's limit; ``normals`` are folders
-    in which a report may look for the normals. With ``isolate`` images are decoded in processes of their own,
-    each in at most so many seconds.
+    sources, and counts what it passes over; ``max_pixels`` replaces the model's limit; ``normals`` are
+    folders in which a report may look for the normals. With ``isolate`` images are decoded in processes of
+    their own, each in at most so many seconds.
     """
 
     sources: Iterable[Found]
