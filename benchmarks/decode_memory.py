@@ -81,7 +81,7 @@ def bombs(side: int) -> dict[str, Callable[[], bytes]]:
         "baseline.jpg": lambda: saved("RGB", half, "JPEG", quality=1),
         "strip.tif": lambda: saved("RGB", half, "TIFF", compression="tiff_adobe_deflate", strip_size=1 << 30),
         "floats.tif": lambda: saved("F", half, "TIFF", compression="tiff_adobe_deflate"),
-        "pages.tif": lambda: pages(half, 10),
+        "pages.tif": lambda: pages(half, 3),
         "frames.gif": lambda: saved("P", half, "GIF"),
         "still.webp": lambda: saved("RGB", min(half, 8000), "WEBP", quality=1, method=0),
     }

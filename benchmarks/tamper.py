@@ -4,9 +4,9 @@
 
 A small model, of whole images and of patches, is copied and changed in one place, its checksums made right
 again where that is not what is changed. ``score --report`` of every copy must end within ``SECONDS`` and
-``MEMORY`` bytes: with exit code 1 and one sentence; or with the rows and the report of the untouched model; or, where a
-case is marked as another model (numbers that a model may have), with rows that are numbers. Files that Python
-opens outside of the folders given, of the report and of its own installation are a failure.
+``MEMORY`` bytes: with exit code 1 and one sentence; or with the rows of the untouched model; or, where a case
+is marked as another model (numbers that a model may have), with rows that are numbers. Files that are opened
+outside of the folders given, of the report and of its own installation are a failure.
 
 Each case runs in a fork of a process that has imported most of what it needs.
 """
@@ -25,6 +25,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -163,17 +164,17 @@ def set_array(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable
 
 
 def bomb(_: bytes) -> bytes:
-    """Four gigabytes of zeros in four megabytes of an ``.npz``."""
+    """More than a gigabyte of zeros in a megabyte of an ``.npz``."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name in ("features.npy", "scores.npy", "texts.npy", "patches.npy", "images.npy"):
             with archive.open(name, "w", force_zip64=True) as file:
                 head = io.BytesIO()
                 np.lib.format.write_array_header_1_0(
-                    head, {"descr": "<f4", "fortran_order": False, "shape": (200, 1 << 20)}
+                    head, {"descr": "<f4", "fortran_order": False, "shape": (60, 1 << 20)}
                 )
                 file.write(head.getvalue())
-                for _ in range(200):
+                for _ in range(60):
                     file.write(bytes(4 << 20))
     return buffer.getvalue()
 
@@ -496,7 +497,17 @@ def _in_the_child(model: Path, images: Path, out: Path, said: Path, page: Path) 
     sys.addaudithook(watch)
     sys.argv = ["anomscan", "score", str(images), "--model", str(model), "-o", str(out), "--threads", "1"]
     sys.argv += ["--report", str(page)]
-    anomscan()
+    code = 70
+    try:
+        anomscan()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 71
+    except BaseException:
+        traceback.print_exc()
+    finally:  # nothing of whoever forked may go on here
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def judged(case: Case, result: tuple[int, list[Data], str, float, int], before: list[Data]) -> str:

@@ -26,6 +26,9 @@ finds: see ``Manifest.least_schema``.
 FILE_NAME = r"^[a-z]+-[0-9a-f]{16}\.[a-z0-9]+\Z"
 """What the files beside ``model.json`` are called: a kind, a piece of the SHA-256, a suffix; never a path."""
 
+RESAMPLES = ("nearest", "bilinear", "bicubic", "lanczos")
+"""Names of the filters of ``images.decode``."""
+
 Count = Annotated[int, msgspec.Meta(ge=0)]
 GroupRule = Annotated[str, msgspec.Meta(pattern=r"^(none|folder|prefix)\Z")]
 
@@ -110,8 +113,16 @@ class Manifest:
         size = (self.preprocessing.height, self.preprocessing.width)
         if min(*size, self.backbone.dim, self.scorer.k) < 1 or max(size) > 1 << 14:
             raise ValueError("a size, a number of features or of neighbours makes no sense")
-        if self.preprocessing.reading.part is not None:
-            check(self.preprocessing.reading.part)
+        reading, levels = self.preprocessing.reading, self.preprocessing.reading.levels
+        if reading.max_pixels < 1 or (levels is not None and not levels.low < levels.high):
+            raise ValueError("the limit of pixels, or the range of their values, makes no sense")
+        if self.preprocessing.resample not in RESAMPLES:
+            raise ValueError(f"there is no filter called {self.preprocessing.resample!r}")
+        if reading.part is not None:
+            check(reading.part)
+        patches = self.patches
+        if patches is not None and not min(patches.image.deviation, patches.patch.deviation) > 0:
+            raise ValueError("the spreads of scores make no sense")
 
     @property
     def least_schema(self) -> int:

@@ -166,6 +166,12 @@ class Scorer(ABC):
         if not cls.needs <= scorer.arrays.keys():
             raise ModelDamaged(f"{files[SCORER].name} lacks what the scorer {info.name} needs; adapt again")
         scorer.gallery = Gallery.load(files[INDEX])
+        try:
+            scorer.score(Outputs(scorer.gallery.some(1)), min(max(info.k, 1), len(scorer.gallery)))
+        except (KeyError, ValueError, IndexError, TypeError) as error:
+            raise ModelDamaged(
+                f"{files[SCORER].name} and {files[INDEX].name} do not go together; adapt again"
+            ) from error
         return scorer
 
 

@@ -146,6 +146,9 @@ WRONG = {
     "a mask that is none": edited(
         "preprocessing", "reading", "part", to={"source": [9, 8], "box": [0, 0, 9, 8], "mask": "x"}
     ),
+    "no image is small enough": edited("preprocessing", "reading", "max_pixels", to=0),
+    "a range of nothing": edited("preprocessing", "reading", "levels", to={"low": 5, "high": 5}),
+    "a filter that is none": edited("preprocessing", "resample", to="evil"),
     "no neighbour": edited("scorer", "k", to=0),
     "a yes as number": edited("scorer", "k", to=True),
     "another metric": edited("scorer", "metric", to="manhattan"),
