@@ -32,11 +32,15 @@ SEPARATE = {"adapt": {"report", "model"}, "screen": {"fit", "adapt"}}
 """Lower floors that a folder has nothing to do with all the same."""
 OWNERS = {
     "PIL": [
+        "images/declared.py",
         "images/decode.py",
         "images/defects.py",
         "images/glance.py",
         "images/levels.py",
+        "images/libtiff.py",
         "images/masks.py",
+        "images/memory.py",
+        "images/opaque.py",
         "images/opening.py",
         "images/overlay.py",
         "images/region.py",

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from anomscan.cli.options import DEFAULT_MODEL, Force, Int8, ModelFolder, check_force
+from anomscan.cli.options import DEFAULT_MODEL, Force, Int8, ModelFolder, Normals, check_force
 
 
 def export(
@@ -16,6 +16,7 @@ def export(
         list[str] | None,
         typer.Option("--images", metavar="PATH", help="Images to check with (default: the normals)"),
     ] = None,
+    normals: Normals = None,
     int8: Int8 = False,
     force: Force = False,
 ) -> None:
@@ -26,8 +27,10 @@ def export(
 
     check_force(int8, force)
     if int8:
-        message(f"wrote {out}; {int8_gain(export_int8(model, out, images or [], force=force))}")
+        message(
+            f"wrote {out}; {int8_gain(export_int8(model, out, images or [], normals or [], force=force))}"
+        )
         return
     with progress_bar() as progress:
-        difference = write(model, out, images or [], progress)
+        difference = write(model, out, images or [], progress, normals or [])
     message(f"wrote {out}; scores of real images differ by {difference:.1g} at most")

@@ -121,6 +121,12 @@ MaxPixels = Annotated[
     int | None, typer.Option("--max-pixels", min=1, metavar="N", help="Refuse larger images (default: 500e6)")
 ]
 
+Normals = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--normals", metavar="DIR", help="Where the normals are now, to show them (default: where they were)"
+    ),
+]
 Region = Annotated[
     str | None,
     typer.Option(

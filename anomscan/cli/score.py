@@ -26,6 +26,7 @@ from anomscan.cli.options import (
     ModelFolder,
     MoveAnomalous,
     Neighbours,
+    Normals,
     Threads,
     Threshold,
 )
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 REPORT_ROWS = 200
 """Images in a report where no number was asked for."""
+ISOLATED_SECONDS = 30.0
+"""What decoding an image may take with --isolate, where no limit was given, without waiting for memory."""
 
 
 class Pages(StrEnum):
@@ -133,6 +136,14 @@ def score(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run of -o FILE that was cut off.")
     ] = False,
+    normals: Normals = None,
+    isolate: Annotated[
+        bool, typer.Option("--isolate", help="Decode in processes that may crash or hang.")
+    ] = False,
+    decode_limit: Annotated[
+        float | None,
+        typer.Option(min=0.1, metavar="SECONDS", help="With --isolate: for an image, at most (default: 30)"),
+    ] = None,
 ) -> None:
     """Rank images, most anomalous first. Unreadable files come last, with the reason, whatever --top."""
     from anomscan.cli import console
@@ -156,6 +167,11 @@ def score(
     written = _Written(output, format_, top, further, report, heatmaps, summary)
     folders = [folder for folder in (move_anomalous, copy_anomalous, copy_review, heatmaps) if folder]
     search, threads = Search(exclude or (), folders, min_age), threads or available_cores()
+    if normals and not report:
+        raise UsageError("--normals says where a report finds the normals; give --report, too")
+    if decode_limit and not isolate:
+        raise UsageError("--decode-limit goes with --isolate only")
+    isolated = (decode_limit or ISOLATED_SECONDS) if isolate else None
     with ExitStack() as running:
         with ExitStack() as outputs:
             file = outputs.enter_context(text_output(output))
@@ -164,7 +180,19 @@ def score(
                 console.message("no heat maps: the model looks at whole images; see --focus of adapt")
             found = search.given(paths, null=null)
             wanted = every_page(found) if pages is Pages.all else found
-            job = ScoreJob(wanted, loaded, decision, k, threads, written.keep, search, max_pixels, parts)
+            job = ScoreJob(
+                wanted,
+                loaded,
+                decision,
+                k,
+                threads,
+                written.keep,
+                search,
+                max_pixels,
+                parts,
+                normals=normals or (),
+                isolate=isolated,
+            )
             journal = running.enter_context(_journal(job, output, resume=resume))
             with console.progress_bar() as progress:
                 pictures = None if journal.written else _Pictures.begin(written, outputs)
@@ -219,10 +247,13 @@ class _Pictures:
 
     def write(self, outcome: Outcome, written: _Written, summed: Summary, progress: Progress) -> None:
         """Write them, and the heat maps."""
+        from anomscan.cli import console
+
         if self.page:
             from anomscan.report.html import write_report
 
-            write_report(self.page, outcome.evidence(written.shown, summed), progress)
+            if remark := write_report(self.page, outcome.evidence(written.shown, summed), progress):
+                console.message(remark)
         if written.heatmaps:
             outcome.write_heatmaps(written.heatmaps, written.keep, progress)
         if self.numbers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 import numpy as np
@@ -10,10 +11,11 @@ import numpy as np
 from anomscan.errors import NoImages, ParityError, UsageError
 from anomscan.files.atomic import whole_file
 from anomscan.fit.int8 import make_int8
-from anomscan.images.decode import Decoded, decode_all
-from anomscan.images.find import Found, Source, Unreadable, find
+from anomscan.images.decode import Decoded, decode_all, source_named
+from anomscan.images.find import Found, Unreadable, find
 from anomscan.model.folder import verified
 from anomscan.model.model import Model, read_model
+from anomscan.model.whereabouts import Whereabouts
 from anomscan.network.extractor import Extractor
 from anomscan.network.network import EXTRACTOR, Int8Info
 from anomscan.pipeline import available_cores
@@ -25,13 +27,16 @@ EXPORT_TOLERANCE = 1e-4
 """Largest difference of a score between an exported file and its model; relative to scores above 1."""
 
 
-def export_int8(folder: str, out: str, images: list[str], *, force: bool) -> Int8Info:
+def export_int8(
+    folder: str, out: str, images: list[str], normals: Sequence[str] = (), *, force: bool
+) -> Int8Info:
     """Write an 8-bit version of the extractor of ``folder`` to ``out``.
 
     Args:
         folder: the model folder.
         out: the ONNX file to write.
         images: normal images or folders to calibrate with; with none, the normals still on this disk.
+        normals: folders in which those may be looked for, too.
         force: write it whatever it does to the scores.
 
     Returns:
@@ -45,14 +50,18 @@ def export_int8(folder: str, out: str, images: list[str], *, force: bool) -> Int
     model = read_model(folder, available_cores())
     if model.manifest.int8 is not None:
         raise UsageError("the model's extractor has 8 bits already; leave --int8 out")
-    own = dict.fromkeys(model.normals)  # of tiles, each has several vectors
-    normals: list[Found] = list(find(images)) if images else [Source(path) for path in own]
+    where = Whereabouts(model.manifest.data.root, normals)
+    used: list[Found] = list(find(images)) if images else _there(dict.fromkeys(model.normals), where)
+    if not used:
+        raise _nothing_to_check_with(where)
     graph, metric = verified(folder, model.manifest, EXTRACTOR), model.manifest.scorer.metric
     with whole_file(out) as partial:
-        return make_int8(graph, partial, normals, model.manifest.preprocessing, metric, force=force)
+        return make_int8(graph, partial, used, model.manifest.preprocessing, metric, force=force)
 
 
-def export(folder: str, out: str, images: list[str], progress: Progress) -> float:
+def export(
+    folder: str, out: str, images: list[str], progress: Progress, normals: Sequence[str] = ()
+) -> float:
     """Write the extractor of ``folder`` to ``out``, after re-scoring real images with the written file.
 
     Args:
@@ -61,6 +70,7 @@ def export(folder: str, out: str, images: list[str], progress: Progress) -> floa
         images: images or folders to check with, against the model's own extractor; with none, the
             normals still on this disk are checked against the features in the index.
         progress: see ``types.Progress``.
+        normals: folders in which those may be looked for, too.
 
     Returns:
         The largest difference of a score that was seen, at most ``EXPORT_TOLERANCE``.
@@ -72,12 +82,10 @@ def export(folder: str, out: str, images: list[str], progress: Progress) -> floa
     """
     threads = available_cores()
     model = read_model(folder, threads)
-    decoded, expected = _given_images(model, images) if images else _gallery_images(model)
+    where = Whereabouts(model.manifest.data.root, normals)
+    decoded, expected = _given_images(model, images) if images else _gallery_images(model, where)
     if expected is None:
-        raise NoImages(
-            "no image to check the exported file with: the normals are no longer where they were; "
-            "name a few images or their folder with --images"
-        )
+        raise _nothing_to_check_with(where)
     with whole_file(out) as partial:
         shutil.copyfile(verified(folder, model.manifest, EXTRACTOR), partial)
         progress("re-scoring with the exported file", 0, len(decoded), "")
@@ -109,7 +117,17 @@ def _given_images(model: Model, images: list[str]) -> tuple[list[Decoded], Outpu
     return decoded, _embedded(model.extractor, decoded) if decoded else None
 
 
-def _gallery_images(model: Model) -> tuple[list[Decoded], Outputs | None]:
+def _there(paths: Iterable[str], where: Whereabouts) -> list[Found]:
+    """Those of the normals that may be opened, see ``Whereabouts``."""
+    return [source_named(place) for place in map(where.of, paths) if place is not None]
+
+
+def _nothing_to_check_with(where: Whereabouts) -> NoImages:
+    why = where.remark() or "the normals cannot be read"
+    return NoImages(f"no image to check the exported file with: {why}, or name a few images with --images")
+
+
+def _gallery_images(model: Model, where: Whereabouts) -> tuple[list[Decoded], Outputs | None]:
     """Normals that are still on this disk, spread over the gallery, and their features there.
 
     A gallery of rounded features, of centroids, of tiles or of a few patches does not hold those; the model's
@@ -117,7 +135,8 @@ def _gallery_images(model: Model) -> tuple[list[Decoded], Outputs | None]:
     """
     count = len(model.normals)
     spread = np.linspace(0, count - 1, min(_most(model), count)).astype(int)
-    sources = [Source(model.normals[i]) for i in spread]
+    spread = np.array([i for i in spread if where.of(model.normals[i]) is not None], int)
+    sources = _there((model.normals[i] for i in spread), where)
     decoded = list(decode_all(sources, model.manifest.preprocessing, available_cores()))
     readable = [i for i, image in enumerate(decoded) if isinstance(image, Decoded)]
     there = [image for image in decoded if isinstance(image, Decoded)]

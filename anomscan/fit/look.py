@@ -14,7 +14,7 @@ from anomscan.errors import InputError
 from anomscan.fit.part import decide_part
 from anomscan.fit.sets import Sets
 from anomscan.images.find import Found, Search, Unreadable
-from anomscan.images.glance import DETAIL, LEAST_DIFFERENCE, PARTS, Glance, detail_of, glance_at, read_deep
+from anomscan.images.glance import DETAIL, LEAST_DIFFERENCE, PARTS, Glance, detail_of, glance_at, span_of
 from anomscan.images.levels import decide, parse_range
 from anomscan.pipeline import available_cores, in_order
 from anomscan.scoring.gallery import Gallery
@@ -90,8 +90,8 @@ class Gathering:
         part = decide_part(sources, self.region, self.mask, self.part)
         reading = Reading(levels, beyond_16_bits=True, max_pixels=self.max_pixels, part=part)
         if levels is None:
-            deep = in_order(lambda source: read_deep(source, reading), sources, available_cores(), 8)
-            levels = decide((image for image in deep if image is not None), by_file=self.range == "file")
+            spans = in_order(lambda source: span_of(source, reading), sources, available_cores(), 8)
+            levels = decide((span for span in spans if span is not None), by_file=self.range == "file")
             reading = replace(reading, levels=levels)
         glances = list(_glances(sources, reading, progress))
         if not glances:

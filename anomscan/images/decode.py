@@ -6,7 +6,9 @@ Rules, the same for normals and for incoming images:
 * More than 8 bits become 0 to 255 by the one range that the normals decided, see ``levels``.
 * Palettes, CMYK and greyscale are converted to RGB; an alpha channel is composited over white, unless it is
   zero everywhere: then it was never meant as one.
-* A JPEG much larger than the input is decoded at reduced scale, never below twice the input's size.
+* A JPEG much larger than the input is decoded at reduced scale, never below twice the input's size; and what
+  has to be converted is reduced likewise where it is large, see ``opaque``.
+* No image is decoded that takes too much memory, or whose file is too small for what it declares.
 * The whole image is squashed to the input's size: nothing is cropped away, unless the model looks at a part.
   With tiles, each of them is, and nothing is decoded at a scale below twice the input's in a tile.
 * Of an animation or a multi-page file, the first frame counts, or the page that is asked for.
@@ -17,7 +19,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
@@ -27,9 +29,13 @@ from PIL.ImageFile import ImageFile
 
 from anomscan.errors import UnreadableImage
 from anomscan.files.storage import Identity, storage_of
-from anomscan.images.budget import PIXELS_IN_FLIGHT
+from anomscan.images.budget import MEMORY_IN_FLIGHT
+from anomscan.images.declared import check_declared, check_unpacked, ends_black, raw_bytes
 from anomscan.images.find import Found, Source, Unreadable, reason_of
 from anomscan.images.levels import CLIPPED, Deep, deep
+from anomscan.images.libtiff import errors_are_raised
+from anomscan.images.memory import COMPOSED, bytes_needed, check_memory
+from anomscan.images.opaque import opaque
 from anomscan.images.opening import (
     DECODE_ERRORS,
     FORMATS,
@@ -59,6 +65,7 @@ RESAMPLES = {
 _WITHOUT_END_MARK = ("BMP", "TIFF", "WEBP", "PPM")
 _NEVER_END_IN_ZEROS, _ZEROS = ("PNG", "WEBP"), 64
 """Compressed formats that decode, to anything, where the last so many bytes and more are zeros yet."""
+_JPEG_GREY = 128
 _TAIL = 10
 """One in so many rows, the last written, is looked at for the zeros of a file that is not all there yet."""
 
@@ -137,8 +144,8 @@ def thumbnail(path: str, side: int, reading: Reading) -> bytes:
     """
     source = source_named(path)
     with opened(source.path, (side, side), reading, source.page) as (image, _, _):
+        image.thumbnail((side, side))
         small = image.convert("RGB")
-        small.thumbnail((side, side))
         buffer = io.BytesIO()
         small.save(buffer, "WEBP", quality=80)
         return buffer.getvalue()
@@ -156,7 +163,8 @@ def opened(
     try:
         identity = storage.identity(path)
         with storage.open(path) as file, _image_in(file, identity.size) as image:
-            if page is not None and page > 1:
+            later = page is not None and page > 1
+            if page is not None and later and image.format not in COMPOSED:
                 image.seek(page - 1)
             if image.width * image.height > reading.max_pixels:
                 raise UnreadableImage(
@@ -168,9 +176,15 @@ def opened(
                 least = least_size(image, least, part)
             elif image.format == "JPEG" and lies_on_its_side(image):
                 least = (least[1], least[0])
+            whole = image.size
             image.draft(None, least)
-            with PIXELS_IN_FLIGHT.reserved(image.width * image.height):
-                read = _read(image, file, reading, page, identity)
+            kept = least[0] >= FULL[0]
+            needed = bytes_needed(image, whole, identity.size, kept=kept, later=later)
+            check_memory(image, needed, reading.max_pixels)
+            with MEMORY_IN_FLIGHT.reserved(needed):
+                if page is not None and later and image.format in COMPOSED:
+                    _go_to(image, page)
+                read = _read(image, file, reading, page, identity, least)
                 try:
                     yield read
                 finally:  # give the memory back before others may take as much
@@ -180,24 +194,45 @@ def opened(
         raise UnreadableImage(_reason(error)) from error
 
 
+def _go_to(image: Image.Image, page: int) -> None:
+    """Go to a later frame, which is laid over those before it; none of them may be larger than the first."""
+    size = image.size
+    for number in range(1, page):
+        image.seek(number)
+        if image.size != size:
+            raise UnreadableImage("it has a frame that is larger than the picture")
+
+
 def _read(
-    image: Image.Image, file: BinaryIO, reading: Reading, page: int | None, identity: Identity
+    image: Image.Image,
+    file: BinaryIO,
+    reading: Reading,
+    page: int | None,
+    identity: Identity,
+    least: tuple[int, int],
 ) -> tuple[Image.Image, Identity, Remarks]:
     pages = 0 if page is not None else count_pages(image) - 1
-    form, reduced = image.format, is_thumbnail(image)
-    values, clipped = deep(image, file) if isinstance(image, ImageFile) else None, False
-    if values is None:
-        image.load()
+    form, reduced, packed = image.format, is_thumbnail(image), 0 if page is not None else raw_bytes(image)
+    with errors_are_raised() if form == "TIFF" else nullcontext():
+        values, clipped = deep(image, file) if isinstance(image, ImageFile) else None, False
+        if values is None:
+            image.load()
+    if packed and ends_black(image):
+        check_unpacked(file, packed)
     turned = turn_of(image)  # Pillow has turned a TIFF by now, and says so
     if values is not None:
         known = reading.beyond_16_bits or values.container is not None
         image, share = _in_8_bits(values, reading.levels if known else None)
         clipped = share > CLIPPED
-    opaque = _opaque(image)
-    tail = _has_constant_tail(opaque, bottom_up=form == "BMP") and not is_flat(opaque)
-    if tail and form in _WITHOUT_END_MARK and not reading.constant_tail:
+    seen = opaque(image, least)
+    tail = _has_constant_tail(seen, bottom_up=form == "BMP") and not is_flat(seen)
+    if (
+        tail
+        and not reading.constant_tail
+        and (form in _WITHOUT_END_MARK or _ends_like_a_cut_jpeg(seen, form))
+    ):
         raise UnreadableImage("the last rows are all of one value: cut off, or still being written")
-    upright = opaque.transpose(turned) if turned is not None else opaque
+    upright = seen.transpose(turned) if turned is not None else seen
     return upright, identity, Remarks(clipped, pages=max(0, pages), thumbnail=reduced, constant_tail=tail)
 
 
@@ -209,22 +244,13 @@ def _image_in(file: BinaryIO, size: int) -> Iterator[Image.Image]:
     with open_image(file) as image:
         if hollow and image.format in _NEVER_END_IN_ZEROS:
             raise UnreadableImage("it ends in zeros: cut off, or still being written")
+        check_declared(image, size - file.tell() if image.format == "JPEG" else size)
         yield image
 
 
 def _in_8_bits(values: Deep, levels: Levels | None) -> tuple[Image.Image, float]:
     pixels, outside = values.in_8_bits(levels)
     return Image.fromarray(pixels), outside
-
-
-def _opaque(image: Image.Image) -> Image.Image:
-    """Greyscale as it is, all else in RGB; transparency over white, unless nothing at all is visible."""
-    if not image.has_transparency_data:
-        return image if image.mode in ("L", "RGB") else image.convert("RGB")
-    rgba = image.convert("RGBA")
-    if rgba.getchannel("A").getextrema() == (0, 0):
-        return rgba.convert("RGB")
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
 def is_flat(image: Image.Image) -> bool:
@@ -239,6 +265,12 @@ def _has_constant_tail(image: Image.Image, *, bottom_up: bool) -> bool:
     if bottom_up:  # a BMP mostly is
         tails.append((0, 0, image.width, rows))
     return any(is_flat(image.crop(tail)) for tail in tails)
+
+
+def _ends_like_a_cut_jpeg(image: Image.Image, form: str | None) -> bool:
+    """Whether the last row has the grey that libjpeg puts where there are no data."""
+    last = image.crop((0, image.height - 1, image.width, image.height))
+    return form in ("JPEG", "MPO") and bool((np.asarray(last) == _JPEG_GREY).all())
 
 
 def _reason(error: BaseException) -> str:

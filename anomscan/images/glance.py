@@ -11,10 +11,12 @@ from PIL.ImageFile import ImageFile
 
 from anomscan.errors import UnreadableImage
 from anomscan.files.storage import storage_of
-from anomscan.images.budget import PIXELS_IN_FLIGHT
+from anomscan.images.budget import MEMORY_IN_FLIGHT
 from anomscan.images.decode import opened
 from anomscan.images.find import Found, Source, Unreadable
-from anomscan.images.levels import Deep, deep
+from anomscan.images.levels import Span, deep
+from anomscan.images.libtiff import errors_are_raised
+from anomscan.images.memory import bytes_needed, check_memory
 from anomscan.images.opening import DECODE_ERRORS, open_image
 from anomscan.types import Pixels, Reading
 
@@ -99,15 +101,20 @@ def detail_of(path: str, reading: Reading, size: tuple[int, int] | None) -> NDAr
     return (4 * a[1:-1, 1:-1] - around).ravel()
 
 
-def read_deep(source: Found, reading: Reading) -> Deep | None:
-    """The pixels of an image that has more than 8 bits; None of any other, and of one that cannot be read."""
+def span_of(source: Found, reading: Reading) -> Span | None:
+    """The range of an image that has more than 8 bits; None of any other, and of one that cannot be read."""
     if isinstance(source, Unreadable):
         return None
+    storage = storage_of(source.path)
     try:
-        with storage_of(source.path).open(source.path) as file, open_image(file) as image:
+        size = storage.identity(source.path).size
+        with storage.open(source.path) as file, open_image(file) as image:
             if not isinstance(image, ImageFile) or image.width * image.height > reading.max_pixels:
                 return None
-            with PIXELS_IN_FLIGHT.reserved(image.width * image.height):
-                return deep(image, file)
+            needed = bytes_needed(image, image.size, size, kept=True, later=False)
+            check_memory(image, needed, reading.max_pixels)
+            with MEMORY_IN_FLIGHT.reserved(needed), errors_are_raised():
+                values = deep(image, file)
+                return None if values is None else values.span()
     except (*DECODE_ERRORS, UnreadableImage):
         return None

@@ -39,6 +39,15 @@ _NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}
 
 
 @dataclass(frozen=True)
+class Span:
+    """What is known of the range of an image with more than 8 bits, see ``Deep``; ``used`` by its pixels."""
+
+    declared: float | None
+    container: float | None
+    used: Levels
+
+
+@dataclass(frozen=True)
 class Deep:
     """Pixels of more than 8 bits: ``values`` is (H, W) or (H, W, 3).
 
@@ -75,13 +84,13 @@ class Deep:
         share = outside / max(1, pixels.size)
         return (pixels if self.alpha is None else np.dstack([pixels, self.alpha])), share
 
-    def used(self) -> Levels:
-        """The range that nearly all of its pixels use."""
+    def span(self) -> Span:
+        """The range that nearly all of its pixels use, and what the file says."""
         finite = self.values[np.isfinite(self.values)]
         if not finite.size:
             raise UnreadableImage("not one pixel is a number")
         low, high = np.quantile(finite, (TAIL, 1 - TAIL))
-        return Levels(float(low), float(high))
+        return Span(self.declared, self.container, Levels(float(low), float(high)))
 
 
 def _in_8_bits(values: NDArray[Any], levels: Levels) -> Pixels:
@@ -184,14 +193,16 @@ def _colour_16(image: ImageFile, raw: str, file: BinaryIO) -> Deep:
         raise UnreadableImage(f"16-bit pixels of a kind that is not supported ({raw}); save it with 8 bits")
     page, has_alpha = image.tell(), image.mode == "RGBA"
     high = np.asarray(image)
+    values, alpha = high[..., :3].astype(np.uint16), high[..., 3].copy() if has_alpha else None
+    del high  # no more than two of these arrays are there at a time
+    values <<= 8
     file.seek(0)
     with Image.open(file, formats=[str(image.format)]) as again:
         again.seek(page)
         _set_raw_mode(again, f"{base};{_LOW_BYTES[order]}")
-        low = np.asarray(again)[..., :3]
-    values = high[..., :3].astype(np.uint16) << 8 | low
+        values |= np.asarray(again)[..., :3]
     declared = _believed(_declared(image, file), values)
-    return Deep(values, declared, 65535.0, high[..., 3] if has_alpha else None)
+    return Deep(values, declared, 65535.0, alpha)
 
 
 def _believed(declared: float | None, values: Values) -> float | None:
@@ -258,7 +269,7 @@ def parse_range(text: str) -> Levels | None:
     return levels
 
 
-def decide(images: Iterable[Deep], *, by_file: bool) -> Levels | None:
+def decide(images: Iterable[Span], *, by_file: bool) -> Levels | None:
     """The range for all images, from the normals that have more than 8 bits; None where there are none.
 
     What the files declare is taken where they all do, else what nearly all pixels use, and a margin.
@@ -277,9 +288,8 @@ def decide(images: Iterable[Deep], *, by_file: bool) -> Levels | None:
         if by_file and image.container is None:
             raise UsageError("--range file: signed pixels, 32-bit ones and floats have no range of their own")
         declared.append(image.declared or (image.container if by_file else None))
-        used = image.used()
-        lows.append(used.low)
-        highs.append(used.high)
+        lows.append(image.used.low)
+        highs.append(image.used.high)
     if not lows:
         return None
     if None not in declared:

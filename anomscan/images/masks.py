@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from anomscan.errors import UnreadableImage
 from anomscan.files.storage import storage_of
-from anomscan.images.opening import DECODE_ERRORS, open_image
+from anomscan.images.budget import MEMORY_IN_FLIGHT
+from anomscan.images.declared import check_declared
+from anomscan.images.libtiff import errors_are_raised
+from anomscan.images.memory import bytes_needed, check_memory
+from anomscan.images.opaque import over
+from anomscan.images.opening import DECODE_ERRORS, open_image, turn_of
 from anomscan.types import MAX_PIXELS
 
 WHITE = 127
@@ -21,12 +26,21 @@ def read_mask(path: str) -> NDArray[np.bool_]:
     Raises:
         UnreadableImage: the file is missing, not an image, damaged or too large.
     """
+    storage = storage_of(path)
     try:
-        with storage_of(path).open(path) as file, open_image(file) as image:
+        size = storage.identity(path).size
+        with storage.open(path) as file, open_image(file) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UnreadableImage(f"{image.width} x {image.height} pixels are over the limit")
-            white: NDArray[np.bool_] = _values(ImageOps.exif_transpose(image)) > WHITE
-            return white
+            check_declared(image, size)
+            needed = bytes_needed(image, image.size, size, kept=True, later=False)
+            check_memory(image, needed, MAX_PIXELS)
+            with MEMORY_IN_FLIGHT.reserved(needed), errors_are_raised():
+                image.load()
+                turned = turn_of(image)
+                upright = image.transpose(turned) if turned is not None else image
+                white: NDArray[np.bool_] = _values(upright) > WHITE
+                return white
     except UnidentifiedImageError as error:
         raise UnreadableImage("not an image that can be read") from error
     except DECODE_ERRORS as error:
@@ -37,7 +51,4 @@ def read_mask(path: str) -> NDArray[np.bool_]:
 def _values(image: Image.Image) -> NDArray[np.number]:
     if image.mode[0] in "IF":  # more than 8 bits
         return np.asarray(image)
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "black"), rgba)
-    return np.asarray(image.convert("L"))
+    return np.asarray(over(image, "black").convert("L"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 import zlib
 from typing import BinaryIO
@@ -38,6 +39,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _LYING = (5, 6, 7, 8)
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its errors go to standard error
 
 
 def open_image(file: BinaryIO) -> Image.Image:

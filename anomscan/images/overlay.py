@@ -61,7 +61,7 @@ def overlay(path: str, heat: Features, boxes: Sequence[Box], reading: Reading, o
     with whole_file(str(out)) as partial:
         source = source_named(path)
         with opened(source.path, FULL, reading, source.page) as (image, _, _):
-            picture = image.convert("RGB")
+            picture = image if image.mode == "RGB" else image.convert("RGB")
             _lay(heat, picture, covered(reading, picture.size))
             _outline(boxes, picture)
             content = _png(picture) if out.suffix.lower() == ".png" else _jpeg(picture)
@@ -78,8 +78,8 @@ def overlay_thumbnail(path: str, heat: Features, side: int, reading: Reading) ->
     """The same as a WebP, at most ``side`` pixels wide and high, without outlines; raises UnreadableImage."""
     source = source_named(path)
     with opened(source.path, (side, side), reading, source.page) as (image, _, _):
+        image.thumbnail((side, side))
         small = image.convert("RGB")
-        small.thumbnail((side, side))
         _lay(heat, small, covered(reading, small.size))
         return _webp(small)
 

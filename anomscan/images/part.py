@@ -20,6 +20,7 @@ from anomscan.errors import UsageError
 from anomscan.types import Box, Part, Reading
 
 Mask = NDArray[np.bool_]
+_LONGEST_SOURCE = 1 << 24
 LONGEST = 1024
 """Cells of a kept mask along the longer side of the source."""
 
@@ -63,7 +64,7 @@ def part_of(source: tuple[int, int], region: Box | None, mask: Mask | None) -> P
 
 def check(part: Part) -> None:
     """Raise ValueError where a part that was read from a file makes no sense."""
-    if not _inside(part.box, part.source):
+    if not _inside(part.box, part.source) or max(part.source) > _LONGEST_SOURCE:
         raise ValueError("the region that the model looks at lies outside of its images")
     if part.mask:
         mask_in(part)

@@ -163,7 +163,7 @@ class ModelDraft:
                 files[role] = FileInfo(name, digest)
                 path.chmod(0o644)
                 storage.publish(path, str(place / name))
-            complete = replace(manifest, files=files)
+            complete = replace(manifest, files=files, schema=manifest.least_schema)
             text = self.scratch / MANIFEST
             text.write_text(json.dumps(complete.to_json(), indent=2), encoding="utf-8")
             text.chmod(0o644)

@@ -19,10 +19,17 @@ from anomscan.network.network import BackboneInfo, FocusInfo, Int8Info, MethodIn
 from anomscan.scoring.info import GalleryInfo, PatchInfo, ScorerInfo
 from anomscan.types import Preprocessing
 
-SCHEMA = 1
-"""Version of the model folder's layout; a reader refuses a larger one."""
+SCHEMA = 2
+"""Version of the model folder's layout; a reader refuses a larger one.
+
+A model says 2 where a reader of version 0.2.0, which knows 1, would pass something over that changes what it
+finds: see ``Manifest.least_schema``.
+"""
 FILE_NAME = r"^[a-z]+-[0-9a-f]{16}\.[a-z0-9]+\Z"
 """What the files beside ``model.json`` are called: a kind, a piece of the SHA-256, a suffix; never a path."""
+
+RESAMPLES = ("nearest", "bilinear", "bicubic", "lanczos")
+"""Names of the filters of ``images.decode``."""
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 GroupRule = Annotated[str, msgspec.Meta(pattern=r"^(none|folder|prefix|part)\Z|\(")]
@@ -102,7 +109,7 @@ class Manifest:
     data: DataInfo
     versions: dict[str, str]
     files: dict[str, FileInfo]
-    schema: int = SCHEMA
+    schema: int = 1
     gallery: GalleryInfo = field(default_factory=GalleryInfo)
     int8: Int8Info | None = None
     calibration: CalibrationInfo | None = None
@@ -116,10 +123,27 @@ class Manifest:
             raise ValueError("a size, a number of features or of neighbours makes no sense")
         if self.calibration is not None:
             check_group_rule(self.calibration.rule.group_by)
-        if self.preprocessing.reading.part is not None:
-            check(self.preprocessing.reading.part)
         if self.preprocessing.tiles is not None:
             check_tiles(self.preprocessing.tiles)
+        reading, levels = self.preprocessing.reading, self.preprocessing.reading.levels
+        if reading.max_pixels < 1 or (levels is not None and not levels.low < levels.high):
+            raise ValueError("the limit of pixels, or the range of their values, makes no sense")
+        if self.preprocessing.resample not in RESAMPLES:
+            raise ValueError(f"there is no filter called {self.preprocessing.resample!r}")
+        if reading.part is not None:
+            check(reading.part)
+        patches = self.patches
+        if patches is not None and not all(
+            spread.deviation > 0 for spread in (patches.image, patches.peak, patches.average)
+        ):
+            raise ValueError("the spreads of scores make no sense")
+
+    @property
+    def least_schema(self) -> int:
+        """The smallest schema whose readers understand this model; a field new since 0.2.0 asks for 2."""
+        rules = self.preprocessing
+        is_new = rules.reading.part is not None or rules.tiles is not None or self.patches is not None
+        return 2 if is_new else 1
 
     @property
     def id(self) -> str:

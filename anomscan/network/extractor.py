@@ -28,6 +28,8 @@ _LOAD_ERRORS = (
     ort_errors.RuntimeException,
 )
 
+_RUN_ERRORS = (*_LOAD_ERRORS, ort_errors.EPFail, MemoryError, ValueError)
+
 IMAGE, PATCHES = "image", "patches"
 """What the outputs of a graph are called; before 0.2 the first one was ``features``."""
 _IMAGE_NAMES = (IMAGE, "features")
@@ -74,7 +76,10 @@ class Extractor:
             )
         except _LOAD_ERRORS as error:
             raise ModelDamaged(f"onnxruntime cannot load the extractor: {error}") from error
-        self._input = self._session.get_inputs()[0].name
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1:
+            raise ModelDamaged(f"the extractor takes {len(inputs)} inputs instead of one; adapt again")
+        self._input = inputs[0].name
         there = [output.name for output in self._session.get_outputs()]
         self._wanted = [name for name in (*_IMAGE_NAMES, PATCHES) if name in there]
         if not self._wanted or self._wanted[0] not in _IMAGE_NAMES:
@@ -87,8 +92,22 @@ class Extractor:
         return dict(self._session.get_modelmeta().custom_metadata_map)
 
     def run(self, pixels: Pixels) -> Outputs:
-        """One forward pass over (n, H, W, 3) uint8 RGB."""
-        return Outputs(*self._session.run(self._wanted, {self._input: pixels}))
+        """One forward pass over (n, H, W, 3) uint8 RGB.
+
+        Raises:
+            ModelDamaged: the graph takes something else, fails, or gives something else.
+        """
+        try:
+            given = self._session.run(self._wanted, {self._input: pixels})
+        except _RUN_ERRORS as error:
+            first = str(error).strip().splitlines()[0][:200]
+            raise ModelDamaged(f"the extractor fails on {pixels.shape} pixels: {first}") from error
+        image, *patches = given
+        count = len(pixels)
+        fits = image.ndim >= 2 and all(a.ndim == 4 for a in patches)
+        if not fits or any(len(a) != count or a.dtype != np.float32 for a in given):
+            raise ModelDamaged("the extractor does not give a row of features for each image; adapt again")
+        return Outputs(image, *patches)
 
     def run_all(self, batches: Iterable[Pixels]) -> Iterator[Outputs]:
         """The same for each of ``batches``, side by side, in order."""

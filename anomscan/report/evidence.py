@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from anomscan.report.rows import Row
 from anomscan.report.summary import Summary
-from anomscan.types import Features, PatchMaps
+from anomscan.types import Features, PatchMaps, Reading
 
 if TYPE_CHECKING:
     from anomscan.model.model import Model
+    from anomscan.model.whereabouts import Whereabouts
     from anomscan.report.heatmaps import Scale
     from anomscan.stats.calibration import Calibration
 
@@ -28,6 +29,7 @@ class Evidence:
     high, parts) to a count for each part; ``calibration`` is what p-values come from, if anything. Of a model
     with patches, ``maps`` has the map of every row by its path, each of one image; ``patch_source`` tells
     the path, row and column that a patch of the gallery came from; ``scale`` how hot a distance looks.
+    ``reading`` is how its images were read, ``normals`` finds pictures of normals, if they are shown.
     """
 
     rows: list[Row]
@@ -40,3 +42,5 @@ class Evidence:
     maps: dict[str, PatchMaps] = field(default_factory=dict)
     patch_source: Callable[[int], tuple[str, int, int]] | None = None
     scale: Scale | None = None
+    reading: Reading = field(default_factory=Reading)
+    normals: Whereabouts | None = None

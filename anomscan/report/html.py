@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from anomscan.model.manifest import Manifest
-from anomscan.model.model import Model
 from anomscan.report.evidence import Evidence
 from anomscan.report.heatmaps import heat, hottest
 from anomscan.report.pictures import Pictures
@@ -35,10 +34,10 @@ INCOMING_SIDE, NORMAL_SIDE, SPOT_SIDE = 224, 128, 160
 """Largest side of a picture, in pixels."""
 
 
-def write_report(file: Path, evidence: Evidence, progress: Progress) -> None:
-    """Write a page that shows ``evidence`` to ``file``."""
+def write_report(file: Path, evidence: Evidence, progress: Progress) -> str | None:
+    """Write a page that shows ``evidence`` to ``file``; returns why normals are not shown, if so."""
     summary, model = evidence.summary, evidence.model
-    pictures = Pictures(model.manifest.preprocessing.reading)
+    pictures = Pictures(evidence.reading)
     rows = _rows(evidence, pictures)
     places, others, normals = _plane(evidence)
     for row, place in zip(rows, places, strict=True):
@@ -54,11 +53,17 @@ def write_report(file: Path, evidence: Evidence, progress: Progress) -> None:
         "map": {"normals": normals, "others": others},
         "unreadable": [{"path": printable(row.path), "error": row.error} for row in evidence.unreadable],
         "unreadable_count": summary.unreadable,
-        "provenance": _provenance(model.manifest, summary),
+        "provenance": [*_provenance(model.manifest, summary), *_pictures_remark(evidence)],
         "pictures": pictures.drawn(progress),
     }
     _forget_unreadable(rows, data["pictures"])
     file.write_text(_page(data), encoding="utf-8")
+    return evidence.normals.remark() if evidence.normals else None
+
+
+def _pictures_remark(evidence: Evidence) -> list[tuple[str, str]]:
+    remark = evidence.normals.remark() if evidence.normals else None
+    return [("pictures", remark)] if remark else []
 
 
 def _rows(evidence: Evidence, pictures: Pictures) -> list[dict[str, Any]]:
@@ -73,7 +78,7 @@ def _rows(evidence: Evidence, pictures: Pictures) -> list[dict[str, Any]]:
             "review": row.review,
             "part": _part(row),
             "picture": pictures.whole(row.path, INCOMING_SIDE),
-            "nearest": _nearest(evidence.features[row.path], evidence.model, pictures),
+            "nearest": _nearest(evidence.features[row.path], evidence, pictures),
         }
         spot = _spot(row.path, evidence, pictures)
         rows.append(shown if spot is None else {**shown, "spot": spot})
@@ -113,25 +118,31 @@ def _spot(path: str, evidence: Evidence, pictures: Pictures) -> dict[str, Any] |
     }
     if source is not None and nearest[cell] >= 0:
         normal, *place = source(int(nearest[cell]))
-        picture = pictures.around(normal, (place[0], place[1]), distances.shape, SPOT_SIDE)
+        where = _where(normal, evidence)
+        cell = (place[0], place[1])
+        picture = pictures.around(where, cell, distances.shape, SPOT_SIDE) if where else None
         spot["normal"] = {"path": printable(normal), "picture": picture}
     return spot
 
 
-def _nearest(feature: Features, model: Model, pictures: Pictures) -> list[dict[str, Any]]:
+def _nearest(feature: Features, evidence: Evidence, pictures: Pictures) -> list[dict[str, Any]]:
+    model = evidence.model
     most = NEAREST * model.manifest.preprocessing.tile_count
     distances, neighbours = model.gallery.search(feature[None], min(most, len(model.gallery)))
     nearest: dict[str, float] = {}
     for distance, i in zip(distances[0], neighbours[0], strict=True):
         nearest.setdefault(model.normals[i], float(distance))  # several tiles of a normal are one
-    return [
-        {
-            "path": printable(path),
-            "distance": distance,
-            "picture": pictures.whole(path, NORMAL_SIDE),
-        }
-        for path, distance in list(nearest.items())[:NEAREST]
-    ]
+    found: list[dict[str, Any]] = []
+    for path, distance in list(nearest.items())[:NEAREST]:
+        where = _where(path, evidence)
+        picture = pictures.whole(where, NORMAL_SIDE) if where else None
+        found.append({"path": printable(path), "distance": distance, "picture": picture})
+    return found
+
+
+def _where(normal: str, evidence: Evidence) -> str | None:
+    """Where a normal may be opened, if it may."""
+    return evidence.normals.of(normal) if evidence.normals else None
 
 
 def _plane(evidence: Evidence) -> tuple[list[list[float]], list[list[float]], list[list[float]]]:

@@ -25,7 +25,17 @@ if TYPE_CHECKING:
 INDEX, SCORER = "index", "scorer"
 """Roles of a scorer's files: the gallery, and the arrays that it learnt."""
 
-NOT_ARRAYS = (ValueError, TypeError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
+NOT_ARRAYS = (
+    ValueError,
+    TypeError,
+    KeyError,
+    OSError,
+    EOFError,
+    MemoryError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 """What numpy raises on a file that does not hold the arrays of an ``.npz``."""
 
 
@@ -209,14 +219,28 @@ class Scorer(ABC):
         if not cls.needs <= scorer.arrays.keys():
             raise ModelDamaged(f"{files[SCORER].name} lacks what the scorer {info.name} needs; adapt again")
         scorer.gallery = Gallery.load(files[INDEX])
+        try:
+            scorer.score(Outputs(scorer.gallery.some(1)), min(max(info.k, 1), len(scorer.gallery)))
+        except (KeyError, ValueError, IndexError, TypeError) as error:
+            raise ModelDamaged(
+                f"{files[SCORER].name} and {files[INDEX].name} do not go together; adapt again"
+            ) from error
         return scorer
 
 
 def read_arrays(path: Path) -> Arrays:
     """The arrays that a scorer learnt; raises ModelDamaged where ``path`` does not hold any."""
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
+        with open(path, "rb") as file:
+            size = path.stat().st_size
+            with zipfile.ZipFile(file) as members:
+                if any(
+                    member.file_size > size for member in members.infolist()
+                ):  # none that we write is packed
+                    raise ValueError("an array is larger than its file")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as arrays:
+                return dict(arrays)
     except NOT_ARRAYS as error:
         raise ModelDamaged(f"{path.name} does not hold arrays; adapt again") from error
 

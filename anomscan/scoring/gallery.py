@@ -35,6 +35,8 @@ _POINTS_A_LIST = 32
 
 
 _BLOCK = 50_000
+_LOOKED_AT = 1000
+"""Features of a gallery that is read which are looked at: whether they are numbers."""
 
 
 SAME, SAME_IN_16_BITS = 1e-4, 1e-3
@@ -126,9 +128,13 @@ class Gallery:
         try:
             if hasattr(faiss, "set_deserialization_vector_byte_limit"):  # no array is larger than its file
                 faiss.set_deserialization_vector_byte_limit(path.stat().st_size)
-            return cls(faiss.read_index(os.fspath(path)))
-        except (RuntimeError, MemoryError) as error:
+            gallery = cls(faiss.read_index(os.fspath(path)))
+            finite = len(gallery) > 0 and np.isfinite(gallery.some(_LOOKED_AT)).all()
+        except (RuntimeError, MemoryError, AssertionError, ValueError) as error:
             raise ModelDamaged(f"FAISS cannot read {path.name}") from error
+        if not finite:
+            raise ModelDamaged(f"{path.name} holds no features, or such as are no numbers; adapt again")
+        return gallery
 
     def save(self, path: Path) -> None:
         """Write the index to ``path``; raises OSError, which FAISS's own writer does not on a full disk."""
@@ -199,11 +205,16 @@ class Gallery:
 
         Raises:
             GalleryTooSmall: fewer normals than ``k``.
+            ModelDamaged: queries of another length.
         """
         if k > len(self):
             raise GalleryTooSmall(
                 f"the gallery holds {len(self)} normal image{'s' * (len(self) != 1)}, "
                 f"too few for {k} neighbours; the largest possible --k is {len(self)}"
+            )
+        if queries.shape[1] != self.dim:
+            raise ModelDamaged(
+                f"the network gives {queries.shape[1]} features and the gallery has {self.dim}; adapt again"
             )
         faiss.omp_set_num_threads(1)  # of this thread: the other cores are at work on the next images
         values, neighbours = self._index.search(np.ascontiguousarray(queries), k)

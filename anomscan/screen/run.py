@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass, field, replace
 from itertools import islice
@@ -15,10 +15,12 @@ import anomscan
 from anomscan.errors import NoImages, UnreadableImage
 from anomscan.images.decode import decode_all
 from anomscan.images.find import Found, Search, Unreadable
+from anomscan.images.isolate import decode_all_apart
 from anomscan.images.overlay import source_size
 from anomscan.images.part import covered
 from anomscan.images.workpiece import PartRule
 from anomscan.model.model import Model
+from anomscan.model.whereabouts import Whereabouts
 from anomscan.pipeline import available_cores, counted
 from anomscan.report.evidence import MOST_UNREADABLE, Evidence
 from anomscan.report.heatmaps import Scale, regions, write_heatmaps
@@ -50,7 +52,9 @@ class ScoreJob:
     neighbours. ``threads`` decode; the model's extractor has its own. The rows do not depend on them. The
     features of the ``keep`` most anomalous images are kept for a report. ``search`` is what finds the
     sources, and counts what it passes over; ``max_pixels`` replaces the model's limit. ``part_by`` says
-    which images are views of one part, to be judged together.
+    which images are views of one part, to be judged together; ``normals`` are folders in which a report may
+    look for the normals. With ``isolate`` images are decoded in processes of their own, each in at most so
+    many seconds.
     """
 
     sources: Iterable[Found]
@@ -62,6 +66,8 @@ class ScoreJob:
     search: Search = field(default_factory=Search)
     max_pixels: int | None = None
     part_by: PartRule | None = None
+    normals: Sequence[str] = ()
+    isolate: float | None = None
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -186,6 +192,8 @@ class Outcome:
             maps=self.sample.maps(),
             patch_source=self.job.model.scorer.origin if patches else None,
             scale=scale_of(self.job.model),
+            reading=self.job.preprocessing.reading,
+            normals=Whereabouts(self.job.model.manifest.data.root, self.job.normals),
         )
 
     def write_heatmaps(self, folder: str, top: int, progress: Progress) -> int:
@@ -240,7 +248,10 @@ def _fill(outcome: Outcome, screener: Screener, progress: Progress) -> None:
     if journal.resumed:
         ranking.forget_places()
     sources = _to_look_at(outcome) if journal.resumed else job.sources
-    images = decode_all(sources, job.preprocessing, job.threads)
+    if job.isolate is None:
+        images = decode_all(sources, job.preprocessing, job.threads)
+    else:
+        images = decode_all_apart(sources, job.preprocessing, job.threads, job.isolate)
     for scored in screener.stream(counted("scoring", images, None, progress)):
         if isinstance(scored, Unreadable):
             ranking.add_unreadable(scored)

@@ -131,9 +131,25 @@ class Calibration:
         arrays = read_arrays(path)
         try:
             names, paths = json.loads(arrays["texts"].tobytes())
-            return cls(arrays["features"], arrays["scores"], names, paths)
-        except (ValueError, TypeError, KeyError) as error:
+            found = cls(arrays["features"], arrays["scores"], names, paths)
+            found.check()
+            return found
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ModelDamaged(f"{path.name} does not hold held-out normals; adapt again") from error
+
+    def check(self) -> None:
+        """Raise ValueError or TypeError where these are no normals with features and scores."""
+        count = len(self.paths)
+        texts = [*self.names, *self.paths]
+        fits = len(texts) == 2 * count and all(isinstance(text, str) for text in texts)
+        shapes = (
+            self.scores.shape == (count,) and self.features.shape[:1] == (count,) and self.features.ndim == 2
+        )
+        floats = self.scores.dtype == self.features.dtype == np.float32
+        if not (count and fits and shapes and floats):
+            raise ValueError("features, scores and names do not go together")
+        if not (np.isfinite(self.scores).all() and np.isfinite(self.features).all()):
+            raise ValueError("not all are numbers")
 
 
 def fewest_discoveries(rate: float, images: int, groups: int) -> int:

@@ -275,14 +275,13 @@ def test_further_pages_are_remarked_or_looked_at(tmp_path: Path) -> None:
     assert Image.open(io.BytesIO(thumbnail(f"{path}#3", 8, Reading()))).convert("L").getpixel((0, 0)) == 30
 
 
-def test_threads_decode_no_more_pixels_at_a_time_than_fit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_threads_decode_no_more_at_a_time_than_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight threads, room for two images; one that is larger than all is decoded alone."""
     for seed in range(12):
         draw(seed, side=40).save(tmp_path / f"{seed:02}.png")
     draw(12, side=90).save(tmp_path / "wide.png")
-    monkeypatch.setattr(module, "PIXELS_IN_FLIGHT", Budget(2 * 40 * 40))
+    monkeypatch.setattr(module, "MEMORY_IN_FLIGHT", Budget(2 * 40 * 40))
+    monkeypatch.setattr(module, "bytes_needed", lambda image, *_, **__: image.width * image.height)
     inside: list[int] = []
     together: list[int] = []
 

@@ -369,7 +369,7 @@ KINDS = [
         )
         for suffix in ("png", "jpg", "bmp", "tif", "ppm", "gif")
     ),
-    Kind("broken, cut off, or no image", "jpg", half_written(0.5), "(?i)truncated|cannot load"),
+    Kind("broken, cut off, or no image", "jpg", half_written(0.5), "(?i)truncated|cannot load|cut off"),
     Kind("broken, cut off, or no image", "png", lambda path: path.write_text("hello"), "not an image"),
     Kind("broken, cut off, or no image", "png", lambda path: path.touch(), "not an image"),
     Kind("broken, cut off, or no image", "pgm", short_pgm, "truncated"),

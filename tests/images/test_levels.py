@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from anomscan.errors import UnreadableImage, UsageError
-from anomscan.images.levels import Deep, decide, deep, parse_range
+from anomscan.images.levels import Deep, Span, decide, deep, parse_range
 from anomscan.images.opening import open_image
 from anomscan.types import Levels
 from tests.images.files import png, pnm, tiff
@@ -138,9 +138,9 @@ def test_what_is_no_number_is_dark() -> None:
     values = np.array([[np.nan, 0, 1, np.inf]], np.float32)
     pixels, _ = Deep(values, None, None).in_8_bits(Levels(0, 1))
     assert pixels[0, :3].tolist() == [0, 0, 255]
-    assert Deep(values, None, None).used().high <= 1
+    assert Deep(values, None, None).span().used.high <= 1
     with pytest.raises(UnreadableImage, match="not one pixel is a number"):
-        Deep(np.full((2, 2), np.nan, np.float32), None, None).used()
+        Deep(np.full((2, 2), np.nan, np.float32), None, None).span()
 
 
 @pytest.mark.parametrize(
@@ -157,8 +157,9 @@ def test_what_is_no_range_is_refused(text: str) -> None:
         parse_range(text)
 
 
-def image(low: float, high: float, declared: float | None = None, container: float | None = 65535.0) -> Deep:
-    return Deep(np.linspace(low, high, 10_000).astype(np.float32).reshape(100, 100), declared, container)
+def image(low: float, high: float, declared: float | None = None, container: float | None = 65535.0) -> Span:
+    values = np.linspace(low, high, 10_000).astype(np.float32).reshape(100, 100)
+    return Deep(values, declared, container).span()
 
 
 def test_the_normals_decide_the_range() -> None:
@@ -176,7 +177,7 @@ def test_the_normals_decide_the_range() -> None:
 def test_a_few_hot_pixels_do_not_decide_it() -> None:
     values = np.linspace(1000, 2000, 10_000).astype(np.float32).reshape(100, 100)
     values[0, :5] = 65535
-    decided = decide([Deep(values, None, 65535.0)], by_file=False)
+    decided = decide([Deep(values, None, 65535.0).span()], by_file=False)
     assert decided is not None
     assert decided.high < 2200
 

@@ -33,7 +33,7 @@ def parsed(data: object) -> Manifest:
 
 
 def test_the_manifest_is_plain_json_with_checksums(data: Data) -> None:
-    assert data["schema"] == SCHEMA == 1
+    assert (data["schema"], SCHEMA) == (1, 2)
     assert data["preprocessing"]["height"] == 64
     assert {len(file["sha256"]) for file in data["files"].values()} == {64}
     assert data["versions"].keys() >= {"python", "onnxruntime", "torch", "timm"}
@@ -65,6 +65,19 @@ def test_a_model_of_before_there_were_regions_looks_at_the_whole(data: Data) -> 
     assert parsed(data).preprocessing.tiles is None
 
 
+def test_what_a_reader_of_0_2_0_would_pass_over_asks_for_schema_2(data: Data, fake_patch_model: Path) -> None:
+    manifest = parsed(data)
+    assert manifest.least_schema == 1
+    reading = replace(manifest.preprocessing.reading, part=part_of((9, 8), (1, 2, 3, 4), None))
+    preprocessing = replace(manifest.preprocessing, reading=reading)
+    assert replace(manifest, preprocessing=preprocessing).least_schema == 2
+    written = json.loads((fake_patch_model / MANIFEST).read_text())
+    assert (written["schema"], read_manifest(str(fake_patch_model)).least_schema) == (2, 2)
+    assert (
+        parsed({**written, "schema": 1}).patches == parsed(written).patches
+    )  # as written before there was a 2
+
+
 def test_an_id_names_this_very_model(data: Data) -> None:
     manifest = parsed(data)
     assert manifest.id == parsed(json.loads(json.dumps(data))).id
@@ -94,9 +107,9 @@ def test_a_broken_manifest(content: bytes) -> None:
 
 def test_a_newer_model(data: Data) -> None:
     with pytest.raises(ModelTooNew, match=r"^m was written by a newer anomscan \(9\.0\); upgrade"):
-        parsed({"schema": 2, "anomscan": "9.0", "else": data})
+        parsed({"schema": 3, "anomscan": "9.0", "else": data})
     with pytest.raises(ModelTooNew, match="of unknown version"):
-        parsed({"schema": 2})
+        parsed({"schema": 3})
 
 
 def test_what_a_newer_version_of_this_schema_adds_is_passed_over(data: Data) -> None:
@@ -145,6 +158,9 @@ WRONG = {
         "tiles",
         to={"rows": 99, "columns": 99, "overlap": 0.1, "source": [9, 8], "defect": 0},
     ),
+    "no image is small enough": edited("preprocessing", "reading", "max_pixels", to=0),
+    "a range of nothing": edited("preprocessing", "reading", "levels", to={"low": 5, "high": 5}),
+    "a filter that is none": edited("preprocessing", "resample", to="evil"),
     "no neighbour": edited("scorer", "k", to=0),
     "a yes as number": edited("scorer", "k", to=True),
     "another metric": edited("scorer", "metric", to="manhattan"),

@@ -144,3 +144,17 @@ def test_a_damaged_gallery_is_damage_of_the_model(tmp_path: Path) -> None:
 def test_every_scorer_describes_itself(name: str, line: str) -> None:
     info = parse_scorer(name)
     assert scorer_class(info.name).describe(info) == line
+
+
+def test_files_that_do_not_go_together_are_damage(tmp_path: Path) -> None:
+    files = make_scorer(parse_scorer("knn"))
+    files.fit(Outputs(np.eye(4, dtype=np.float32)), seed=0)
+    saved = files.save(tmp_path)
+    with pytest.raises(ModelDamaged, match="do not go together"):
+        scorer_class("mahalanobis").load(parse_scorer("mahalanobis"), saved)
+
+
+def test_an_array_larger_than_its_file_is_refused(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", zeros=np.zeros(1_000_000, np.float32))
+    with pytest.raises(ModelDamaged, match="does not hold arrays"):
+        read_arrays(tmp_path / "a.npz")

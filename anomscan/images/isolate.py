@@ -1,0 +1,209 @@
+"""Decode in processes of their own: one that crashes or never returns costs a row, not the run.
+
+They are given the same budget of memory, so that all of them together take no more than threads do. One that
+takes longer than it may is killed; another one takes its place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anomscan
+from anomscan.errors import InputError
+from anomscan.images.budget import MEMORY_IN_FLIGHT
+from anomscan.images.decode import LOOK_AHEAD, Decoded
+from anomscan.images.find import Found, Source, Unreadable
+from anomscan.images.worker import GO, LENGTH, understood
+from anomscan.pipeline import in_order
+from anomscan.types import Preprocessing
+
+COMMAND = (sys.executable, "-P", "-m", "anomscan.images.worker")
+_START_SECONDS = 120.0
+_LONGEST_ANSWER, _MOST_PIXELS = 1 << 20, 1 << 30
+"""Bytes that are believed of a process which a file may have taken over."""
+
+
+def decode_all_apart(
+    sources: Iterable[Found],
+    preprocessing: Preprocessing,
+    threads: int,
+    seconds: float,
+    command: Sequence[str] = COMMAND,
+) -> Iterator[Decoded | Unreadable]:
+    """The same as ``decode_all``, in ``threads`` processes, each image in at most ``seconds``.
+
+    Raises:
+        InputError: the processes do not start.
+    """
+    workers = _Workers(preprocessing, seconds, command)
+    results = in_order(workers.look_at, sources, threads, LOOK_AHEAD * threads)
+    try:  # not ``yield from``: whoever stops early must not wait for a process that hangs
+        for result in results:  # noqa: UP028
+            yield result
+    finally:
+        workers.close()
+        results.close()  # type: ignore[attr-defined]
+
+
+class _Ended(Exception):
+    """The process is no more, or answers nonsense."""
+
+
+@dataclass
+class _Worker:
+    """A process, and whether it was killed because it took too long."""
+
+    process: subprocess.Popen[bytes]
+    late: bool = False
+
+    def send(self, what: object) -> None:
+        content = pickle.dumps(what)
+        self.write(LENGTH.pack(len(content)) + content)
+
+    def write(self, content: bytes) -> None:
+        assert self.process.stdin is not None  # noqa: S101 - it is a pipe
+        try:
+            self.process.stdin.write(content)
+            self.process.stdin.flush()
+        except OSError as error:
+            raise _Ended from error
+
+    def receive(self, seconds: float) -> tuple[dict[str, Any], bytes]:
+        """The next answer, and the pixels behind it, within so many seconds; raises _Ended."""
+        timer = threading.Timer(seconds, self._too_late)
+        timer.daemon = True
+        timer.start()
+        try:
+            (length,) = LENGTH.unpack(self._read(LENGTH.size))
+            if length > _LONGEST_ANSWER:
+                raise _Ended
+            answer = json.loads(self._read(length))
+            count = int(answer["pixels"])
+            if not 0 <= count <= _MOST_PIXELS:
+                raise _Ended
+            return answer, self._read(count)
+        except (ValueError, TypeError, KeyError) as error:
+            raise _Ended from error
+        finally:
+            timer.cancel()
+
+    def _read(self, count: int) -> bytes:
+        assert self.process.stdout is not None  # noqa: S101 - it is a pipe
+        content = self.process.stdout.read(count)
+        if len(content) < count:
+            raise _Ended
+        return content
+
+    def _too_late(self) -> None:
+        self.late = True
+        self.process.kill()
+
+    def end(self) -> int:
+        """Kill it; how it ended."""
+        self.process.kill()
+        code = self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except OSError:  # what was to be sent is of no use any more
+                    continue
+        return code
+
+
+class _Workers:
+    """Processes that decode; as many as there are threads that ask at a time."""
+
+    def __init__(self, preprocessing: Preprocessing, seconds: float, command: Sequence[str]) -> None:
+        self._preprocessing, self._seconds, self._command = preprocessing, seconds, command
+        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._all: list[_Worker] = []
+        self._closed = False
+
+    def look_at(self, source: Found) -> Decoded | Unreadable:
+        """The image, or why it cannot be read; raises InputError where no process starts."""
+        if isinstance(source, Unreadable):
+            return source
+        worker = self._take()
+        try:
+            found = self._ask(worker, source)
+        except _Ended:
+            return Unreadable(source.name, self._end_of(worker))
+        self._idle.put(worker)
+        return found
+
+    def close(self) -> None:
+        """Kill them all."""
+        with self._lock:
+            self._closed, workers = True, self._all
+            self._all = []
+        for worker in workers:
+            worker.end()
+
+    def _take(self) -> _Worker:
+        try:
+            return self._idle.get_nowait()
+        except queue.Empty:
+            return self._started()
+
+    def _started(self) -> _Worker:
+        package = str(Path(anomscan.__file__).parent.parent)
+        path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+        with self._lock:
+            if self._closed:
+                raise InputError("the images are no longer wanted")
+            worker = _Worker(
+                subprocess.Popen(  # noqa: S603 - it is this package
+                    self._command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    env={**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
+                )
+            )
+            self._all.append(worker)
+        try:
+            worker.send((self._preprocessing, self._seconds))
+            worker.receive(_START_SECONDS)
+        except _Ended as ended:
+            raise InputError("the processes of --isolate do not start; try without it") from ended
+        return worker
+
+    def _ask(self, worker: _Worker, source: Source) -> Decoded | Unreadable:
+        with ExitStack() as held:
+            worker.send(source)
+            answer, pixels = worker.receive(self._seconds)
+            if "needs" in answer:
+                held.enter_context(MEMORY_IN_FLIGHT.reserved(int(answer["needs"])))
+                worker.write(GO)
+                answer, pixels = worker.receive(self._seconds)
+        if "reason" in answer:
+            return Unreadable(source.name, str(answer["reason"]))
+        try:
+            return understood(answer, source.name, source.path, pixels)
+        except (ValueError, TypeError, KeyError) as error:
+            raise _Ended from error
+
+    def _end_of(self, worker: _Worker) -> str:
+        """Why it is no more, for a row."""
+        code = worker.end()
+        with self._lock:
+            if worker in self._all:
+                self._all.remove(worker)
+        if worker.late:
+            return f"decoding it takes longer than {self._seconds:g} s; see --decode-limit"
+        name = signal.Signals(-code).name if code < 0 else f"exit {code}"
+        return f"decoding it ends the process that does so ({name})"
