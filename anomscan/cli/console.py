@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from anomscan.fit.build import Fitted
+    from anomscan.fit.parity import Parity
     from anomscan.model.manifest import CalibrationInfo, Manifest
     from anomscan.network.network import Int8Info
     from anomscan.report.rows import Row
@@ -258,6 +259,25 @@ def int8_gain(info: Int8Info) -> str:
         f"8 bits: {info.speed:.1f} times as fast; of the scores of normals Spearman {info.spearman:.3f}, "
         f"their p-values off by {info.p_value_change:.3f} on average"
     )
+
+
+def parity_lines(out: str, parity: Parity) -> list[str]:
+    """What an exported file with the scorer was found to be, a line each."""
+    lines = [
+        f"wrote {out} and its report; of {parity.images} real images the scores differ by "
+        f"{parity.largest:.1g} at most, relative; ranks and p-values are the same"
+    ]
+    if parity.fpr is not None:
+        lines[0] += f", and so are the {parity.anomalous} alarms at --fpr {parity.fpr:g}"
+    for backend in parity.backends:
+        found = f"{backend.version}: {backend.milliseconds:.3g} ms an image, one at a time"
+        lines.append("; ".join([found, *backend.agreement.faults]))
+    if parity.model is not None:
+        change = f"scores as the model has them: Spearman {parity.model.spearman:.4f}"
+        if parity.model.decisions is not None:
+            change += f", {parity.model.decisions} images are called differently"
+        lines.append(change)
+    return lines
 
 
 def finish(fitted: Fitted, model: str) -> None:

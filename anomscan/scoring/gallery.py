@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import faiss
 import numpy as np
@@ -14,6 +15,9 @@ from anomscan.errors import GalleryTooSmall, ModelDamaged
 from anomscan.pipeline import available_cores
 from anomscan.scoring.info import GalleryInfo
 from anomscan.types import Features, Metric
+
+if TYPE_CHECKING:
+    from anomscan.network.graph import Graph, Value
 
 EXACT_UP_TO = 100_000
 """Largest gallery that is searched exactly: at 1280 features a query of many costs 3 ms there."""
@@ -51,6 +55,7 @@ class Gallery:
 
     def __init__(self, index: faiss.Index) -> None:
         self._index = index
+        self._tolerance = SAME if self.exact else SAME_IN_16_BITS
         if isinstance(index, faiss.IndexIVF):
             index.make_direct_map()  # what ``at`` finds features by
 
@@ -180,11 +185,45 @@ class Gallery:
         Returns:
             (n,) whether the two are the same; directly, since a distance from an inner product is rounded.
         """
-        nearest, tolerance = self.at(neighbours), SAME if self.exact else SAME_IN_16_BITS
-        same: NDArray[np.bool_] = np.linalg.norm(queries - nearest, axis=1) <= tolerance * np.linalg.norm(
-            nearest, axis=1
-        )
+        nearest = self.at(neighbours)
+        reach = self._tolerance * np.linalg.norm(nearest, axis=1)
+        same: NDArray[np.bool_] = np.linalg.norm(queries - nearest, axis=1) <= reach
         return same
+
+    def exactly(self) -> Gallery:
+        """The same vectors, searched exactly; what was rounded stays so."""
+        exact = Gallery.build(self.vectors(), "cosine" if self._cosine else "euclidean")
+        exact._tolerance = self._tolerance
+        return exact
+
+    def graph(self, graph: Graph, queries: Value, k: int) -> tuple[Value, Value]:
+        """Add an exact search for the ``k`` nearest to ``graph``: what ``search`` gives, of queries (n, D).
+
+        Euclidean distances are taken of the differences once the neighbours are known: from products they
+        would be rounded where they are small.
+        """
+        vectors = self.vectors()
+        held = graph.constant(vectors)
+        if self._cosine:
+            values, neighbours = graph.top(graph.add("Gemm", queries, held, transB=1), k)
+            return graph.add("Min", graph.add("Max", graph.add("Sub", 1.0, values), 0.0), 2.0), neighbours
+        nearness = graph.add("Gemm", queries, held, -np.square(vectors).sum(axis=1) / 2, transB=1)
+        _, neighbours = graph.top(nearness, k)
+        queries = graph.add("Unsqueeze", queries, np.array([1]))
+        away = graph.add("Sub", queries, graph.add("Gather", held, neighbours))
+        return graph.norm(away, 2), neighbours
+
+    def holds_graph(self, graph: Graph, queries: Value, neighbours: Value) -> Value:
+        """Add what ``holds`` does to ``graph``."""
+        vectors = self.vectors()
+        reach = self._tolerance * np.linalg.norm(vectors, axis=1)
+        nearest = graph.add("Gather", graph.constant(vectors), neighbours)
+        away = graph.norm(graph.add("Sub", queries, nearest), 1)
+        return graph.add("LessOrEqual", away, graph.add("Gather", reach, neighbours))
+
+    @property
+    def _cosine(self) -> bool:
+        return bool(self._index.metric_type == faiss.METRIC_INNER_PRODUCT)
 
     def search(self, queries: Features, k: int) -> tuple[Features, NDArray[np.int64]]:
         """The ``k`` nearest normals of each query.
@@ -207,7 +246,7 @@ class Gallery:
             )
         faiss.omp_set_num_threads(1)  # of this thread: the other cores are at work on the next images
         values, neighbours = self._index.search(np.ascontiguousarray(queries), k)
-        if self._index.metric_type == faiss.METRIC_INNER_PRODUCT:
+        if self._cosine:
             return np.clip(1.0 - values, 0.0, 2.0), neighbours
         return np.sqrt(np.maximum(values, 0.0)), neighbours
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from anomscan.scoring.base import Scorer, cosine_or_euclidean, knn_score
 from anomscan.scoring.info import ScorerInfo
 from anomscan.types import Features, Outputs, Rows
+
+if TYPE_CHECKING:
+    from anomscan.network.graph import Graph, GraphOutputs, Value
 
 
 class Knn(Scorer):
@@ -32,3 +37,7 @@ class Knn(Scorer):
         """Both from the same neighbours."""
         distances, neighbours = self.gallery.search(outputs.image, k)
         return knn_score(distances), neighbours[:, 0]
+
+    def graph(self, graph: Graph, outputs: GraphOutputs) -> Value:
+        """The sum of the distances."""
+        return graph.sum(self.gallery.graph(graph, outputs.image, self.info.k)[0], 1)
