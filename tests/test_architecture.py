@@ -42,6 +42,8 @@ OWNERS = {
     ],
     "faiss": ["scoring/gallery.py"],
     "onnxruntime": ["network/"],
+    "onnx": ["network/"],
+    "openvino": ["network/"],
     "msgspec": ["model/manifest.py"],
     "sqlite3": ["screen/ranking.py"],
     "typer": ["cli/"],

@@ -265,17 +265,17 @@ def parity_lines(out: str, parity: Parity) -> list[str]:
     """What an exported file with the scorer was found to be, a line each."""
     lines = [
         f"wrote {out} and its report; of {parity.images} real images the scores differ by "
-        f"{parity.largest:.1g} at most, relative; ranks and p-values are the same"
+        f"{parity.largest:.1g} at most, relative; ranks, but for ties, and p-values are the same"
     ]
     if parity.fpr is not None:
         lines[0] += f", and so are the {parity.anomalous} alarms at --fpr {parity.fpr:g}"
     for backend in parity.backends:
         found = f"{backend.version}: {backend.milliseconds:.3g} ms an image, one at a time"
         lines.append("; ".join([found, *backend.agreement.faults]))
-    if parity.model is not None:
-        change = f"scores as the model has them: Spearman {parity.model.spearman:.4f}"
-        if parity.model.decisions is not None:
-            change += f", {parity.model.decisions} images are called differently"
+    if parity.change is not None:
+        change = f"against the scores by 'anomscan score': Spearman {parity.change.spearman:.4f}"
+        if parity.change.decisions is not None:
+            change += f", {parity.change.decisions} images are called differently"
         lines.append(change)
     return lines
 

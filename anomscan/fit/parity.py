@@ -82,7 +82,7 @@ class Parity:
     """What was compared, on which images, and how it came out.
 
     ``fpr`` is the rate of false alarms that was decided by, None without p-values; ``anomalous`` how many
-    images the model calls so. ``model`` is how alike the exact float scores and those of the model are where
+    images the model calls so. ``change`` is how alike the scores of the file and those of ``score`` are where
     the file has another search or other weights, None where it has the same. ``rows`` has an entry an image,
     ``normals`` the names that ``nearest`` counts.
     """
@@ -92,7 +92,7 @@ class Parity:
     anomalous: int | None
     threads: int
     backends: list[BackendReport]
-    model: Agreement | None
+    change: Agreement | None
     rows: list[dict[str, Any]] = field(default_factory=list)
     normals: list[str] = field(default_factory=list)
 
@@ -161,7 +161,7 @@ def compare(
         anomalous=called,
         threads=threads,
         backends=reports,
-        model=None if own is None else agree(own, expected, None, fpr),
+        change=None if own is None else agree(own, expected, None, fpr),
         rows=_rows(images, expected, first),
         normals=normals,
     )

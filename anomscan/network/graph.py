@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,9 +136,10 @@ class Graph:
         import onnx
         from onnx import helper
 
-        for node in self._graph.node:
-            del node.metadata_props[:]
-            node.doc_string = ""
+        parts = self._graph.node, self._graph.initializer, self._graph.input
+        for part in (self._graph, *chain(*parts)):
+            del part.metadata_props[:]
+            part.doc_string = ""
         del self._graph.value_info[:]
         self._pack()
         known = {entry.key: entry.value for entry in self._model.metadata_props}
