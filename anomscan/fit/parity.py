@@ -35,13 +35,12 @@ _ROUNDED = 1e-6
 class Agreement:
     """How alike two ways of scoring the same n images are.
 
-    ``score`` and ``map`` are the largest relative differences, ``beyond`` is how many scores differ by more
-    than they may, see ``TOLERANCE``; ``swapped`` is how many
-    images changed places in the ranking with one whose score is not the same up to that; ``ranks`` how many
-    have another rank at all; ``spearman`` the correlation of the ranks; ``p_value`` the largest difference;
-    ``p_values`` how many differ by more than the rounding of their scores explains; ``decisions`` how many
-    images are called differently, None where nothing is decided; ``nearest`` how many have another nearest
-    normal.
+    ``score`` and ``map`` are the largest relative differences; ``beyond`` is how many scores differ by more
+    than they may, see ``TOLERANCE``; ``swapped`` how many images rank behind one that they were ahead of by
+    more than that; ``ranks`` how many have another rank at all; ``spearman`` the correlation of the ranks;
+    ``p_value`` the largest difference; ``p_values`` how many differ by more than the rounding of their scores
+    explains; ``decisions`` how many images are called differently, None where nothing is decided; ``nearest``
+    how many have another nearest normal.
     """
 
     score: float

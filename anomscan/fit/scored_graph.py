@@ -141,6 +141,6 @@ def _judged(scorer: Scorer, calibration: Calibration | None, outputs: Outputs) -
         known: NDArray[Any] = scorer.gallery.holds(outputs.image, nearest) | calibration.holds(outputs.image)
         p_values = np.where(known, 1.0, calibration.p_values(scores))
     distances = outputs.maps.distances if outputs.maps is not None else None
-    nudged = replace(outputs, image=outputs.image * np.float32(1 + ROUNDING))
-    rounding = np.abs(scorer.score(nudged, scorer.info.k) - scores)
+    nudged = [replace(outputs, image=outputs.image * np.float32(1 + sign * ROUNDING)) for sign in (-1, 1)]
+    rounding = np.max([np.abs(scorer.score(moved, scorer.info.k) - scores) for moved in nudged], axis=0)
     return Results(scores, p_values, outputs.image, nearest, distances, rounding)
