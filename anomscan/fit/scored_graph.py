@@ -119,6 +119,7 @@ class ScoredGraph:
             "height": str(preprocessing.height),
             "width": str(preprocessing.width),
             "resize": f"{looked_at} squashed with Pillow, {preprocessing.resample}",
+            "resample": preprocessing.resample,
             "scorer": scorer_class(manifest.scorer.name).describe(manifest.scorer),
             "output": "score, larger is more anomalous",
         }
