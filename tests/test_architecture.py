@@ -47,6 +47,8 @@ OWNERS = {
     ],
     "faiss": ["scoring/gallery.py"],
     "onnxruntime": ["network/"],
+    "onnx": ["network/"],
+    "openvino": ["network/"],
     "msgspec": ["model/manifest.py"],
     "sqlite3": ["screen/journal.py", "screen/ranking.py", "files/ledger.py"],
     "watchfiles": ["screen/arrivals.py"],

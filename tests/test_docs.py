@@ -186,7 +186,7 @@ def test_only_installing_and_the_tests_are_not_run() -> None:
     ):
         assert not INSTALLS.fullmatch(other)
     fences = [line for page in PAGES for line in re.findall(r"^ *[`~]{3}.*", page.read_text(), re.MULTILINE)]
-    assert set(fences) == {"```sh", "```text", "```"}
+    assert set(fences) == {"```sh", "```text", "```python", "```"}
 
 
 def wait_for(what: Callable[[], bool], seconds: float = 120) -> None:

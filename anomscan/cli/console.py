@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from anomscan.fit.build import Fitted
     from anomscan.fit.enough import Enough
+    from anomscan.fit.parity import Parity
     from anomscan.model.manifest import CalibrationInfo, Manifest
     from anomscan.model.suspects import Suspects
     from anomscan.network.network import Int8Info
@@ -335,6 +336,25 @@ def int8_gain(info: Int8Info) -> str:
         f"8 bits: {info.speed:.1f} times as fast; of the scores of normals Spearman {info.spearman:.3f}, "
         f"their p-values off by {info.p_value_change:.3f} on average"
     )
+
+
+def parity_lines(out: str, parity: Parity) -> list[str]:
+    """What an exported file with the scorer was found to be, a line each."""
+    lines = [
+        f"wrote {out} and its report; of {parity.images} real images the scores differ by "
+        f"{parity.largest:.1g} at most, relative; ranks, but for ties, and p-values are the same"
+    ]
+    if parity.fpr is not None:
+        lines[0] += f", and so are the {parity.anomalous} alarms at --fpr {parity.fpr:g}"
+    for backend in parity.backends:
+        found = f"{backend.version}: {backend.milliseconds:.3g} ms an image, one at a time"
+        lines.append("; ".join([found, *backend.agreement.faults]))
+    if parity.change is not None:
+        change = f"against the scores by 'anomscan score': Spearman {parity.change.spearman:.4f}"
+        if parity.change.decisions is not None:
+            change += f", {parity.change.decisions} images are called differently"
+        lines.append(change)
+    return lines
 
 
 def finish(fitted: Fitted, model: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from anomscan.errors import NoImages, ParityError, UsageError
 from anomscan.files.atomic import whole_file
 from anomscan.fit.int8 import make_int8
-from anomscan.images.decode import Decoded, decode_all, source_named
+from anomscan.images.decode import Decoded, decode_all
 from anomscan.images.find import Found, Unreadable, find
 from anomscan.model.folder import verified
 from anomscan.model.model import Model, read_model
@@ -51,9 +51,9 @@ def export_int8(
     if model.manifest.int8 is not None:
         raise UsageError("the model's extractor has 8 bits already; leave --int8 out")
     where = Whereabouts(model.manifest.data.root, normals)
-    used: list[Found] = list(find(images)) if images else _there(dict.fromkeys(model.normals), where)
+    used: list[Found] = list(find(images)) if images else where.sources(dict.fromkeys(model.normals))
     if not used:
-        raise _nothing_to_check_with(where)
+        raise nothing_to_check_with(where)
     graph, metric = verified(folder, model.manifest, EXTRACTOR), model.manifest.scorer.metric
     with whole_file(out) as partial:
         return make_int8(graph, partial, used, model.manifest.preprocessing, metric, force=force)
@@ -85,7 +85,7 @@ def export(
     where = Whereabouts(model.manifest.data.root, normals)
     decoded, expected = _given_images(model, images) if images else _gallery_images(model, where)
     if expected is None:
-        raise _nothing_to_check_with(where)
+        raise nothing_to_check_with(where)
     with whole_file(out) as partial:
         shutil.copyfile(verified(folder, model.manifest, EXTRACTOR), partial)
         progress("re-scoring with the exported file", 0, len(decoded), "")
@@ -117,12 +117,8 @@ def _given_images(model: Model, images: list[str]) -> tuple[list[Decoded], Outpu
     return decoded, _embedded(model.extractor, decoded) if decoded else None
 
 
-def _there(paths: Iterable[str], where: Whereabouts) -> list[Found]:
-    """Those of the normals that may be opened, see ``Whereabouts``."""
-    return [source_named(place) for place in map(where.of, paths) if place is not None]
-
-
-def _nothing_to_check_with(where: Whereabouts) -> NoImages:
+def nothing_to_check_with(where: Whereabouts) -> NoImages:
+    """The error where no normal may be opened."""
     why = where.remark() or "the normals cannot be read"
     return NoImages(f"no image to check the exported file with: {why}, or name a few images with --images")
 
@@ -136,7 +132,7 @@ def _gallery_images(model: Model, where: Whereabouts) -> tuple[list[Decoded], Ou
     count = len(model.normals)
     spread = np.linspace(0, count - 1, min(_most(model), count)).astype(int)
     spread = np.array([i for i in spread if where.of(model.normals[i]) is not None], int)
-    sources = _there((model.normals[i] for i in spread), where)
+    sources = where.sources(model.normals[i] for i in spread)
     decoded = list(decode_all(sources, model.manifest.preprocessing, available_cores()))
     readable = [i for i, image in enumerate(decoded) if isinstance(image, Decoded)]
     there = [image for image in decoded if isinstance(image, Decoded)]

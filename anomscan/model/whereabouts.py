@@ -8,12 +8,12 @@ elsewhere are not followed, or a report would carry a private picture away.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from anomscan.errors import InputError
 from anomscan.images.decode import source_named
-from anomscan.images.find import Source
+from anomscan.images.find import Found, Source
 from anomscan.text import many, printable
 
 
@@ -57,6 +57,10 @@ class Whereabouts:
                 return Source(place, source.page).name
         (self._outside if there else self._gone).add(path)
         return None
+
+    def sources(self, paths: Iterable[str]) -> list[Found]:
+        """Those of the normals that may be opened."""
+        return [source_named(place) for place in map(self.of, paths) if place is not None]
 
     def remark(self) -> str | None:
         """Why normals that were asked for are not shown, and what to do; None where all are."""

@@ -6,6 +6,7 @@ import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -20,6 +21,7 @@ from anomscan.scoring.reduction import Reduction
 from anomscan.types import Arrays, Features, Outputs, PatchMaps, Rows
 
 if TYPE_CHECKING:
+    from anomscan.network.graph import Graph, GraphOutputs, Value
     from anomscan.scoring.patches import PatchGallery
 
 INDEX, SCORER = "index", "scorer"
@@ -204,6 +206,22 @@ class Scorer(ABC):
         """The normal that a patch of the gallery came from, and its row and column in such a map."""
         assert self.patches is not None  # noqa: S101 - without patches there are no positions
         return self.patches.origin(position)
+
+    def graph(self, graph: Graph, outputs: GraphOutputs) -> Value:
+        """Add what ``score`` does to ``graph``, with the k of the model; the value is (N,).
+
+        Raises:
+            UsageError: nobody has said how, for this scorer.
+        """
+        raise UsageError(f"the scorer {self.info.name} cannot be written as ONNX; leave --with-scorer out")
+
+    def searched_exactly(self) -> Scorer:
+        """The same scorer, where it is searched approximately, with an exact search, as a graph has it."""
+        if self.gallery.exact:
+            return self
+        twin = copy(self)
+        twin.gallery = self.gallery.exactly()
+        return twin
 
     def save(self, folder: Path) -> dict[str, Path]:
         """Write its files into ``folder``; returns them by role."""

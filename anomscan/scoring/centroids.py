@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from anomscan.scoring.base import Scorer, cosine_or_euclidean, knn_score
 from anomscan.scoring.gallery import Gallery, kmeans
 from anomscan.scoring.info import ScorerInfo
 from anomscan.types import Features, Outputs
+
+if TYPE_CHECKING:
+    from anomscan.network.graph import Graph, GraphOutputs, Value
 
 
 class Centroids(Scorer):
@@ -41,6 +45,11 @@ class Centroids(Scorer):
         """As ``knn_score``, among the centroids; k is at most their number."""
         centroids = Gallery.build(self.arrays["centroids"], self.info.metric)
         return knn_score(centroids.search(outputs.image, min(k, len(centroids)))[0])
+
+    def graph(self, graph: Graph, outputs: GraphOutputs) -> Value:
+        """The sum of the distances to centroids."""
+        centroids = Gallery.build(self.arrays["centroids"], self.info.metric)
+        return graph.sum(centroids.graph(graph, outputs.image, min(self.info.k, len(centroids)))[0], 1)
 
 
 class Mean(Centroids):

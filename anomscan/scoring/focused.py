@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -13,9 +13,12 @@ from anomscan.errors import ModelDamaged
 from anomscan.scoring.bank import Bank
 from anomscan.scoring.base import Indexed, Scorer
 from anomscan.scoring.info import Looks, PatchInfo, Spread
-from anomscan.scoring.patches import PatchGallery, averages, peaks
+from anomscan.scoring.patches import PatchGallery, averages, in_peak, peaks
 from anomscan.scoring.reduction import Reduction
 from anomscan.types import Features, Outputs, PatchMaps
+
+if TYPE_CHECKING:
+    from anomscan.network.graph import Graph, GraphOutputs, Value
 
 DARK = 0.95
 """Share of the normals whose hottest patch is dark in a picture."""
@@ -131,6 +134,31 @@ class Focused(Scorer):
         weight = self.patch_info.weight
         return ((aspects["patch_score"] + weight * image) / (1 + weight)).astype(np.float32)
 
+    def graph(self, graph: Graph, outputs: GraphOutputs) -> Value:
+        """The patches' score, or the weighted mean of both."""
+        if outputs.distances is None:
+            raise ModelDamaged("the extractor gives no patches and the model scores by them; adapt again")
+        rows, columns = self.patches.grid
+        flat, count = graph.shaped(outputs.distances, -1, rows * columns), in_peak(rows * columns)
+        peak = graph.add("Div", graph.sum(graph.top(flat, count)[0], 1), float(count))
+        average = graph.add("Div", graph.sum(flat, 1), float(rows * columns))
+        info = self.patch_info
+        patch = graph.add(
+            "Max", _standard_graph(graph, peak, info.peak), _standard_graph(graph, average, info.average)
+        )
+        if self.looks == "patch":
+            return patch
+        image = _standard_graph(graph, self.image.graph(graph, outputs), info.image)
+        both = graph.add("Add", patch, graph.add("Mul", image, info.weight))
+        return graph.add("Div", both, 1 + info.weight)
+
+    def searched_exactly(self) -> Scorer:
+        """The scorer of whole images and the patches, both."""
+        image, patches = self.image.searched_exactly(), self.patches.searched_exactly()
+        if image is self.image and patches is self.patches:
+            return self
+        return Focused(image, self.looks, patches, self.patch_info)
+
     def look_normal(self, maps: PatchMaps) -> None:
         """Let pictures of normals be dark, by the maps of some that are none of its own."""
         dark = max(float(np.quantile(maps.distances.max(axis=(1, 2)), DARK)), _SMALLEST)
@@ -154,3 +182,8 @@ def _spread(scores: Features) -> Spread:
 def _standard(scores: Features, spread: Spread) -> Features:
     logs = np.log(np.maximum(scores, _SMALLEST))
     return np.maximum((logs - spread.mean) / spread.deviation, -_FAR).astype(np.float32)
+
+
+def _standard_graph(graph: Graph, scores: Value, spread: Spread) -> Value:
+    logs = graph.add("Log", graph.add("Max", scores, _SMALLEST))
+    return graph.add("Max", graph.add("Div", graph.add("Sub", logs, spread.mean), spread.deviation), -_FAR)

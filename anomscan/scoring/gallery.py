@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import faiss
 import numpy as np
@@ -14,6 +15,9 @@ from anomscan.errors import GalleryTooSmall, ModelDamaged
 from anomscan.pipeline import available_cores
 from anomscan.scoring.info import GalleryInfo
 from anomscan.types import Features, Metric
+
+if TYPE_CHECKING:
+    from anomscan.network.graph import Graph, Value
 
 EXACT_UP_TO = 100_000
 """Largest gallery that is searched exactly: at 1280 features a query of many costs 3 ms there."""
@@ -39,6 +43,10 @@ _LOOKED_AT = 1000
 """Features of a gallery that is read which are looked at: whether they are numbers."""
 
 
+_MEASURED = 1024
+"""Queries whose neighbours are in memory at a time."""
+
+
 SAME, SAME_IN_16_BITS = 1e-4, 1e-3
 """Relative distance up to which two features are of the same image: the rounding of other batch sizes."""
 
@@ -53,6 +61,7 @@ class Gallery:
 
     def __init__(self, index: faiss.Index) -> None:
         self._index = index
+        self._tolerance = SAME if self.exact else SAME_IN_16_BITS
         if isinstance(index, faiss.IndexIVF):
             index.make_direct_map()  # what ``at`` finds features by
 
@@ -186,11 +195,45 @@ class Gallery:
         Returns:
             (n,) whether the two are the same; directly, since a distance from an inner product is rounded.
         """
-        nearest, tolerance = self.at(neighbours), SAME if self.exact else SAME_IN_16_BITS
-        same: NDArray[np.bool_] = np.linalg.norm(queries - nearest, axis=1) <= tolerance * np.linalg.norm(
-            nearest, axis=1
-        )
+        nearest = self.at(neighbours)
+        reach = self._tolerance * np.linalg.norm(nearest, axis=1)
+        same: NDArray[np.bool_] = np.linalg.norm(queries - nearest, axis=1) <= reach
         return same
+
+    def exactly(self) -> Gallery:
+        """The same vectors, searched exactly; what was rounded stays so."""
+        exact = Gallery.build(self.vectors(), "cosine" if self._cosine else "euclidean")
+        exact._tolerance = self._tolerance
+        return exact
+
+    def graph(self, graph: Graph, queries: Value, k: int) -> tuple[Value, Value]:
+        """Add an exact search for the ``k`` nearest to ``graph``: what ``search`` gives, of queries (n, D).
+
+        Euclidean distances are taken of the differences once the neighbours are known: from products they
+        would be rounded where they are small.
+        """
+        vectors = self.vectors()
+        held = graph.constant(vectors)
+        if self._cosine:
+            values, neighbours = graph.top(graph.add("Gemm", queries, held, transB=1), k)
+            return graph.add("Min", graph.add("Max", graph.add("Sub", 1.0, values), 0.0), 2.0), neighbours
+        nearness = graph.add("Gemm", queries, held, -np.square(vectors).sum(axis=1) / 2, transB=1)
+        _, neighbours = graph.top(nearness, k)
+        queries = graph.add("Unsqueeze", queries, np.array([1]))
+        away = graph.add("Sub", queries, graph.add("Gather", held, neighbours))
+        return graph.norm(away, 2), neighbours
+
+    def holds_graph(self, graph: Graph, queries: Value, neighbours: Value) -> Value:
+        """Add what ``holds`` does to ``graph``."""
+        vectors = self.vectors()
+        reach = self._tolerance * np.linalg.norm(vectors, axis=1)
+        nearest = graph.add("Gather", graph.constant(vectors), neighbours)
+        away = graph.norm(graph.add("Sub", queries, nearest), 1)
+        return graph.add("LessOrEqual", away, graph.add("Gather", reach, neighbours))
+
+    @property
+    def _cosine(self) -> bool:
+        return bool(self._index.metric_type == faiss.METRIC_INNER_PRODUCT)
 
     def search(self, queries: Features, k: int) -> tuple[Features, NDArray[np.int64]]:
         """The ``k`` nearest normals of each query.
@@ -218,9 +261,29 @@ class Gallery:
             )
         faiss.omp_set_num_threads(1)  # of this thread: the other cores are at work on the next images
         values, neighbours = self._index.search(np.ascontiguousarray(queries), k)
-        if self._index.metric_type == faiss.METRIC_INNER_PRODUCT:
+        if self._cosine:
             return np.clip(1.0 - values, 0.0, 2.0), neighbours
+        if self.exact:
+            return self._measured(queries, neighbours)
         return np.sqrt(np.maximum(values, 0.0)), neighbours
+
+    def _measured(
+        self, queries: Features, neighbours: NDArray[np.int64]
+    ) -> tuple[Features, NDArray[np.int64]]:
+        """Euclidean distances to neighbours that were found, from the differences, ascending.
+
+        Of many queries FAISS makes distances from products, which rounds small ones, and of few it does not:
+        a copy would have another score alone than among others.
+        """
+        distances = np.empty(neighbours.shape, np.float32)
+        for start in range(0, len(queries), _MEASURED):
+            block = slice(start, start + _MEASURED)
+            for place in range(neighbours.shape[1]):
+                away = queries[block] - self.at(neighbours[block, place])
+                distances[block, place] = np.linalg.norm(away, axis=1)
+        order = np.argsort(distances, axis=1, kind="stable")
+        ascending: Features = np.take_along_axis(distances, order, 1)
+        return ascending, np.take_along_axis(neighbours, order, 1)
 
 
 def _squared_distances(queries: Features, features: Features, rows: NDArray[np.int64]) -> Features:

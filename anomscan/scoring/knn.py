@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from anomscan.scoring.base import Scorer, cosine_or_euclidean, knn_score
 from anomscan.scoring.info import ScorerInfo
 from anomscan.types import Features, Outputs, Rows
+
+if TYPE_CHECKING:
+    from anomscan.network.graph import Graph, GraphOutputs, Value
 
 MEASURED = 2000
 """Tiles that are compared with those of other images, at most, to see how their scores spread."""
@@ -48,3 +53,7 @@ class Knn(Scorer):
         others = (rows[found] // tiles != few[:, None] // tiles) & (found >= 0)
         nearest = others & (others.cumsum(axis=1) <= self.info.k)
         return knn_score(np.where(nearest, distances, np.float32(0)))
+
+    def graph(self, graph: Graph, outputs: GraphOutputs) -> Value:
+        """The sum of the distances."""
+        return graph.sum(self.gallery.graph(graph, outputs.image, self.info.k)[0], 1)

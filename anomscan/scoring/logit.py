@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import numpy as np
+
 from anomscan.scoring.base import Scorer
 from anomscan.scoring.info import DEFAULT_K, ScorerInfo
 from anomscan.types import Features, Outputs
+
+if TYPE_CHECKING:
+    from anomscan.network.graph import Graph, GraphOutputs, Value
 
 
 class Logit(Scorer):
@@ -25,3 +32,9 @@ class Logit(Scorer):
         """The logit of being an outlier."""
         logits: Features = outputs.image @ self.arrays["weight"] + self.arrays["bias"]
         return logits
+
+    def graph(self, graph: Graph, outputs: GraphOutputs) -> Value:
+        """The layer."""
+        weight, bias = self.arrays["weight"], self.arrays["bias"]
+        product = graph.add("MatMul", outputs.image, weight.reshape(-1, 1))
+        return graph.shaped(graph.add("Add", product, np.reshape(bias, -1)), -1)

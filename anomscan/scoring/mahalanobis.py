@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from anomscan.scoring.base import Scorer
 from anomscan.types import Features, Outputs
+
+if TYPE_CHECKING:
+    from anomscan.network.graph import Graph, GraphOutputs, Value
 
 
 class Mahalanobis(Scorer):
@@ -36,3 +41,8 @@ class Mahalanobis(Scorer):
         centred = outputs.image - self.arrays["mean"]
         distances: Features = np.linalg.norm(centred @ self.arrays["whitening"], axis=1)
         return distances
+
+    def graph(self, graph: Graph, outputs: GraphOutputs) -> Value:
+        """The norm of what is centred and whitened."""
+        centred = graph.add("Sub", outputs.image, self.arrays["mean"])
+        return graph.norm(graph.add("MatMul", centred, self.arrays["whitening"]), 1)

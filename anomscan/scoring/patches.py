@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from anomscan.scoring.base import read_arrays
 from anomscan.scoring.gallery import Gallery
 from anomscan.scoring.info import GalleryInfo
 from anomscan.types import Features, PatchMaps
+
+if TYPE_CHECKING:
+    from anomscan.network.graph import Graph, Value
 
 PATCHES, PLACES = "patches", "places"
 """Roles of its files: the search, and where each patch came from."""
@@ -64,6 +68,17 @@ class PatchGallery:
             np.array([distances for distances, _ in found], np.float32).reshape(shape),
             np.array([nearest for _, nearest in found], np.int64).reshape(shape),
         )
+
+    def graph(self, graph: Graph, patches: Value) -> Value:
+        """Add the search to ``graph``: of patches (N, rows, columns, C) the distances (N, rows, columns)."""
+        flat = graph.shaped(patches, -1, self.gallery.dim)
+        return graph.shaped(self.gallery.graph(graph, flat, 1)[0], -1, *self.grid)
+
+    def searched_exactly(self) -> PatchGallery:
+        """The same patches, searched exactly."""
+        if self.gallery.exact:
+            return self
+        return PatchGallery(self.gallery.exactly(), self.images, self.places, self.paths, self.grid)
 
     def maps_without(self, positions: NDArray[np.int32], patches: Features) -> Features:
         """Distances of the patches of m normals, (m, rows, columns, C), to those of the others.
@@ -142,10 +157,15 @@ def peaks(distances: Features) -> Features:
     A small defect is a peak. PatchCore takes the largest alone (eq. 6); a few more are steadier.
     """
     flat = distances.reshape(len(distances), -1)
-    count = max(1, round(TOP * flat.shape[1]))
+    count = in_peak(flat.shape[1])
     largest = np.partition(flat, -count, axis=1)[:, -count:]
     found: Features = largest.mean(axis=1)
     return found
+
+
+def in_peak(patches: int) -> int:
+    """How many of an image's patches make up its peak."""
+    return max(1, round(TOP * patches))
 
 
 def averages(distances: Features) -> Features:

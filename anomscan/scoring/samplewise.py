@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from anomscan.scoring.base import Indexed, Scorer, knn_score
 from anomscan.scoring.gallery import Gallery
 from anomscan.scoring.reduction import Reduction
 from anomscan.types import Features, Outputs
+
+if TYPE_CHECKING:
+    from anomscan.network.graph import Graph, GraphOutputs, Value
 
 _HELD_OUT = 0.1  # PANDA, appendix D: the typical distance is that of 10 % of the normals to the other 90 %
 
@@ -51,6 +56,18 @@ class Samplewise(Scorer):
         ]
         largest: Features = np.max(scores, axis=0)
         return largest
+
+    def graph(self, graph: Graph, outputs: GraphOutputs) -> Value:
+        """The maximum over blocks of features."""
+        scores = []
+        scales = self.arrays["scales"]
+        dim = self.gallery.dim // len(scales)
+        for i, checkpoint in enumerate(self._checkpoints()):
+            ends = np.array([i * dim]), np.array([(i + 1) * dim])
+            block = graph.add("Slice", outputs.image, *ends, np.array([1]))
+            score = graph.sum(checkpoint.graph(graph, block, self.info.k)[0], 1)
+            scores.append(graph.add("Div", score, scales[i]))
+        return graph.add("Max", *scores)
 
     def _checkpoints(self) -> list[Gallery]:
         """A gallery for every checkpoint, of its share of the features."""

@@ -9,15 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from anomscan.errors import UsageError
 from anomscan.images.tiles import spans, stretch
 from anomscan.scoring.base import Indexed, Judged, Scorer
 from anomscan.scoring.reduction import Reduction
 from anomscan.types import Features, Outputs, PatchMaps, Rows, Tiles
+
+if TYPE_CHECKING:
+    from anomscan.network.graph import Graph, GraphOutputs, Value
 
 
 def tiled(scorer: Scorer, tiles: Tiles | None) -> Scorer:
@@ -148,6 +152,12 @@ class Tiled(Scorer):
         return (
             _axis(tiles.rows, grid[0] // tiles.count, tiles.overlap),
             _axis(tiles.columns, grid[1], tiles.overlap),
+        )
+
+    def graph(self, graph: Graph, outputs: GraphOutputs) -> Value:
+        """None: the file would have to cut the image into tiles as it is decoded. Raises UsageError."""
+        raise UsageError(
+            "a model that looks at tiles cannot be written with its scorer; leave --with-scorer out"
         )
 
     def save(self, folder: Path) -> dict[str, Path]:

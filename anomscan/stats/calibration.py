@@ -18,6 +18,7 @@ import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,9 @@ from anomscan.errors import CalibrationTooSmall, ModelDamaged
 from anomscan.scoring.base import read_arrays
 from anomscan.scoring.gallery import Gallery
 from anomscan.types import Features
+
+if TYPE_CHECKING:
+    from anomscan.network.graph import Graph, Value
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -88,6 +92,28 @@ class Calibration:
     def holds(self, features: Features) -> NDArray[np.bool_]:
         """Which of (m, D) features are those of a held-out normal, up to rounding."""
         return self._gallery.holds(features, self._gallery.search(features, 1)[1][:, 0])
+
+    def graph(self, graph: Graph, scores: Value, features: Value, known: Value) -> Value:
+        """Add p-values, (N,) float32, to ``graph``: those of ``p_values``, and 1 for a copy of a normal.
+
+        They are rounded down, so that what is compared with a rate comes out the same in 32 and in 64 bits.
+
+        Args:
+            graph: has the other values.
+            scores: (N,).
+            features: (N, D).
+            known: (N,) whether an image is a copy of a normal in the gallery.
+        """
+        table = np.asarray((1 + self._above) / (self.groups + 1))
+        rounded = table.astype(np.float32)
+        rounded = np.where(rounded > table, np.nextafter(rounded, np.float32(0)), rounded)
+        ascending = self.scores[self._order].reshape(1, -1)
+        lower = graph.add("Less", ascending, graph.add("Unsqueeze", scores, np.array([1])))
+        places = graph.cast(graph.sum(graph.cast(lower, np.float32), 1), np.int64)
+        _, nearest = self._gallery.graph(graph, features, 1)
+        held_out = self._gallery.holds_graph(graph, features, graph.shaped(nearest, -1))
+        copies = graph.add("Or", known, held_out)
+        return graph.add("Where", copies, 1.0, graph.add("Gather", rounded, places))
 
     def limit(self, p_value: float) -> float:
         """The largest held-out score whose p-value is larger: scores above it have ``p_value`` at most."""

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from anomscan.fit import int8
-from tests.conftest import Run
+from tests.conftest import REPOSITORY, Run
 
 
 def test_export_says_what_it_wrote(run: Run, model_folder: Path, tmp_path: Path) -> None:
@@ -53,3 +57,56 @@ def test_what_goes_wrong_is_one_sentence(run: Run, model_folder: Path, tmp_path:
         assert sentence in done.stderr.decode()
         assert done.stderr.count(b"\n") == 1
     assert not (tmp_path / "x.onnx").exists()
+
+
+def test_with_the_scorer_it_scores_by_itself(
+    run: Run, calibrated_folder: Path, incoming: Path, tmp_path: Path
+) -> None:
+    done = run("export", "out.onnx", "--with-scorer", "--model", calibrated_folder)
+    assert (done.returncode, done.stdout) == (0, b""), done.stderr
+    first, *others = done.stderr.decode().splitlines()
+    assert first.startswith("wrote out.onnx and its report; of 40 real images the scores differ by ")
+    assert "alarms at --fpr 0.0909" in first
+    assert others[0].startswith("onnxruntime ")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [
+        "out.onnx",
+        "out.parity.json",
+    ]
+    done = run(
+        "export", "b.onnx", "--with-scorer", "--images", incoming, "--fpr", "0.2", "--fp16", "--model",
+        calibrated_folder,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert b"against the scores by 'anomscan score': Spearman 1.0000, 0 images" in done.stderr
+    assert json.loads((tmp_path / "b.parity.json").read_text())["images"] == 6
+
+
+def test_what_goes_with_the_scorer_only_is_said(run: Run, calibrated_folder: Path, tmp_path: Path) -> None:
+    for arguments, code, sentence in (
+        (["--fp16"], 2, "--fp16 goes with --with-scorer only"),
+        (["--fpr", "0.1"], 2, "--fpr goes with --with-scorer only"),
+        (["--with-scorer", "--fpr", "0.01"], 1, "--fpr 0.01 needs 99 held-out normals"),
+        (["--with-scorer", "--images", "nowhere"], 1, "nowhere: No such file or directory"),
+    ):
+        done = run("export", "x.onnx", *arguments, "--model", calibrated_folder)  # type: ignore[misc]
+        assert (done.returncode, done.stdout) == (code, b"")
+        assert sentence in done.stderr.decode()
+        assert done.stderr.count(b"\n") == 1
+    assert not (tmp_path / "x.onnx").exists()
+
+
+def test_it_needs_no_torch(calibrated_folder: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from anomscan.fit.export_scored import ScoredOptions, export_scored\n"
+        f"export_scored({str(calibrated_folder)!r}, 'x.onnx', ScoredOptions(), lambda *_: None)\n"
+        "print(sorted({'torch', 'timm', 'onnxscript'} & sys.modules.keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout == b"[]\n"

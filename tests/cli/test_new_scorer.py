@@ -68,6 +68,8 @@ def test_it_is_adapted_for_scores_is_shown_and_exported(
     assert "the 2nd nearest normal" in run("info").stdout.decode()
     assert json.loads(run("info", "--json").stdout)["scorer"]["name"] == "farthest"
     assert run("export", "out.onnx").returncode == 0
+    refused = run("export", "all.onnx", "--with-scorer").stderr.decode()
+    assert "the scorer farthest cannot be written as ONNX; leave --with-scorer out" in refused
     evaluated = run("evaluate", "incoming", normal_folder, "--json")
     assert evaluated.returncode == 0
     added = run("index", "--add", "incoming/odd.png")

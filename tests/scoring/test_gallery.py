@@ -110,3 +110,15 @@ def test_clusters_are_where_the_features_are() -> None:
     assert sorted(kmeans(heaps, 3, seed=0).round(3).tolist()) == sorted((10 * np.eye(3)).tolist())
     with pytest.raises(GalleryTooSmall, match="15 normals are too few for 16 clusters"):
         kmeans(heaps, 16, seed=0)
+
+
+def test_a_distance_does_not_depend_on_how_many_are_asked_for() -> None:
+    """Of 20 queries and more FAISS makes distances from products; a copy would be far from itself."""
+    features = (unit(64) + 3).astype(np.float32)
+    gallery = Gallery.build(features, "euclidean")
+    many, rows = gallery.search(features, 3)
+    alone = np.concatenate([gallery.search(feature[None], 3)[0] for feature in features])
+    assert many[:, 0].max() == 0
+    np.testing.assert_array_equal(many, alone)
+    assert (np.diff(many, axis=1) >= 0).all()
+    assert rows[:, 0].tolist() == list(range(64))

@@ -13,6 +13,8 @@ from anomscan.scoring.base import knn_score
 from anomscan.scoring.gallery import Gallery
 from anomscan.stats.calibration import CALIBRATION, Calibration, benjamini_hochberg, fewest_discoveries
 from anomscan.types import Features
+from tests.scoring.features import unit
+from tests.scoring.graphs import computed
 
 
 def calibration(scores: Features, names: list[str] | None = None) -> Calibration:
@@ -191,3 +193,24 @@ def test_other_scores_are_of_the_same_images() -> None:
     assert (after.paths, after.names, after.groups) == (before.paths, before.names, 2)
     assert before.p_values(np.array([5], np.float32)).tolist() == [1 / 3]
     assert after.p_values(np.array([5], np.float32)).tolist() == pytest.approx([(1 + 1.5) / 3])
+
+
+def test_its_graph_gives_the_same_p_values(tmp_path: Path) -> None:
+    features, scores = unit(12), np.arange(12, dtype=np.float32)
+    calibration = Calibration(features, scores, list("aabbccddeffg"), [""] * 12)
+    queries = np.concatenate([features[5:6], unit(25, seed=3)])
+    asked = np.linspace(-1, 13, 26, dtype=np.float32).round(1)
+    asked[3] = 7.0
+    known = np.zeros(26, np.bool_)
+    known[9] = True
+    found = computed(
+        lambda graph, outputs: calibration.graph(
+            graph, graph.constant(asked), outputs.image, graph.constant(known)
+        ),
+        tmp_path,
+        queries,
+    )
+    expected = np.where(known | calibration.holds(queries), 1.0, calibration.p_values(asked))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert (found <= expected).all()
+    assert expected[0] == expected[9] == 1
