@@ -43,10 +43,6 @@ _LOOKED_AT = 1000
 """Features of a gallery that is read which are looked at: whether they are numbers."""
 
 
-_MEASURED = 1024
-"""Queries whose neighbours are in memory at a time."""
-
-
 SAME, SAME_IN_16_BITS = 1e-4, 1e-3
 """Relative distance up to which two features are of the same image: the rounding of other batch sizes."""
 
@@ -263,27 +259,7 @@ class Gallery:
         values, neighbours = self._index.search(np.ascontiguousarray(queries), k)
         if self._cosine:
             return np.clip(1.0 - values, 0.0, 2.0), neighbours
-        if self.exact:
-            return self._measured(queries, neighbours)
         return np.sqrt(np.maximum(values, 0.0)), neighbours
-
-    def _measured(
-        self, queries: Features, neighbours: NDArray[np.int64]
-    ) -> tuple[Features, NDArray[np.int64]]:
-        """Euclidean distances to neighbours that were found, from the differences, ascending.
-
-        Of many queries FAISS makes distances from products, which rounds small ones, and of few it does not:
-        a copy would have another score alone than among others.
-        """
-        distances = np.empty(neighbours.shape, np.float32)
-        for start in range(0, len(queries), _MEASURED):
-            block = slice(start, start + _MEASURED)
-            for place in range(neighbours.shape[1]):
-                away = queries[block] - self.at(neighbours[block, place])
-                distances[block, place] = np.linalg.norm(away, axis=1)
-        order = np.argsort(distances, axis=1, kind="stable")
-        ascending: Features = np.take_along_axis(distances, order, 1)
-        return ascending, np.take_along_axis(neighbours, order, 1)
 
 
 def _squared_distances(queries: Features, features: Features, rows: NDArray[np.int64]) -> Features:
