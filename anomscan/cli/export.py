@@ -37,7 +37,7 @@ def export(
 
     check_force(int8, force)
     if with_scorer:
-        options = ScoredOptions(tuple(images or ()), tuple(normals or ()), fpr, int8, fp16, force)
+        options = ScoredOptions(tuple(images or ()), fpr, int8, fp16, force, tuple(normals or ()))
         with progress_bar() as progress:
             parity = export_scored(model, out, options, progress)
         for line in parity_lines(out, parity):

@@ -48,11 +48,11 @@ class ScoredOptions:
     """
 
     images: tuple[str, ...] = ()
-    normals: tuple[str, ...] = ()
     fpr: float | None = None
     int8: bool = False
     fp16: bool = False
     force: bool = False
+    normals: tuple[str, ...] = ()
 
 
 def export_scored(folder: str, out: str, options: ScoredOptions, progress: Progress) -> Parity:
