@@ -206,7 +206,7 @@ def memory(folder: Path, files: int, seconds: float) -> bool:
     first: tuple[float, int] | None = None
     began = reported = time.monotonic()
     while output.count() < files and time.monotonic() - began < seconds:
-        room = min(files, output.rows + 1000) if first else FIRST
+        room = min(files if first else FIRST, output.rows + rng.randint(1, 600))
         while written < room:
             place = folder / "in" / f"{written // 5000:03}"
             place.mkdir(exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import Annotated
 
@@ -27,6 +28,9 @@ from anomscan.cli.options import (
     Threshold,
 )
 from anomscan.errors import UsageError
+
+_GARBAGE = 2000
+"""Objects after which garbage is collected: a start makes many and no garbage, and months make some."""
 
 
 def watch(
@@ -115,6 +119,7 @@ def watch(
         drift=drift,
         not_images=[place, *([output] if output else [])],
     )
+    gc.set_threshold(_GARBAGE)
     with Ledger.open(place, folder) as ledger:
         watching = Watch(
             job,

@@ -233,7 +233,7 @@ def test_a_reader_that_goes_ends_it(start: Start, line: Path) -> None:
     draw(400).save(line / "in" / "a.png")
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert said.endswith(b"anomscan: nobody reads the rows any more\n")
+    assert said.splitlines()[-1].startswith(b"anomscan: nobody reads the rows any more")
 
 
 def test_killed_five_times_it_reports_every_file_once(start: Start, line: Path) -> None:
