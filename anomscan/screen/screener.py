@@ -93,7 +93,7 @@ class Screener:
     def _judge(self, images: list[Decoded], outputs: Outputs) -> Scored:
         model = self._model
         scores, neighbours = model.scorer.score_and_nearest(outputs, self._k)
-        if not np.isfinite(scores).all():
+        if not (np.isfinite(scores).all() and np.isfinite(outputs.image).all()):
             raise ModelDamaged("the model gives scores that are no numbers; adapt again")
         known = model.gallery.holds(outputs.image, neighbours)
         p_values = None
