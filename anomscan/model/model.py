@@ -46,6 +46,10 @@ class Model:
         """The scorer's gallery of patches, if it looks at any."""
         return self.scorer.patches
 
+    def __post_init__(self) -> None:
+        if len(self.normals) < len(self.gallery):
+            raise ModelDamaged("the model names fewer normals than its gallery holds; adapt again")
+
     def calibrated(self, k: int) -> Calibration | None:
         """The calibration for scores by ``k`` neighbours."""
         if self.calibration is None or k == self.manifest.scorer.k:
@@ -105,7 +109,7 @@ def read_normals(folder: str, manifest: Manifest) -> list[str]:
     path = verified(folder, manifest, NORMALS)
     try:
         normals = json.loads(path.read_text(encoding="ascii"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelDamaged(f"{path} is not a list of paths; adapt again") from error
     if not isinstance(normals, list) or not all(isinstance(normal, str) for normal in normals):
         raise ModelDamaged(f"{path} is not a list of paths; adapt again")

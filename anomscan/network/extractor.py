@@ -69,7 +69,7 @@ class Extractor:
         check_graph(graph)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # its errors are raised; on standard error they would come twice
         try:
             self._session = onnxruntime.InferenceSession(
                 os.fspath(graph), options, providers=_providers(device)

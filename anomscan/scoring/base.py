@@ -174,7 +174,7 @@ class Scorer(ABC):
     def judge(self, outputs: Outputs, k: int) -> Judged:
         """All that is said of n images; raises ModelDamaged where scores are no numbers."""
         scores, nearest = self.score_and_nearest(outputs, k)
-        if not np.isfinite(scores).all():
+        if not (np.isfinite(scores).all() and np.isfinite(outputs.image).all()):
             raise ModelDamaged("the model gives scores that are no numbers; adapt again")
         known = self.gallery.holds(outputs.image, nearest)
         return Judged(scores, nearest, known, self.aspects(outputs, k), outputs)

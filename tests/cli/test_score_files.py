@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomscan.model.model import read_model
+from anomscan.model.folder import ModelDraft, read_manifest
+from anomscan.model.model import NORMALS, read_model, write_normals
 from tests.cli.rows import rows
 from tests.conftest import Run, draw, draw_odd, fake_model
 
@@ -276,3 +277,27 @@ def test_normals_that_show_nothing_are_refused_in_a_sentence(run: Run, tmp_path:
         assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
         assert "the 12 normal images are all but identical (capped/00.png, " in done.stderr.decode()
     assert not (tmp_path / "anomscan-model").exists()
+
+
+def test_a_report_shows_no_picture_from_outside_of_the_normals_unless_it_may(
+    run: Run, model_folder: Path, incoming: Path, tmp_path: Path
+) -> None:
+    private = tmp_path / "private"
+    private.mkdir()
+    draw_odd(1).save(private / "a.png")
+    folder = Path(shutil.copytree(model_folder, tmp_path / "m"))
+    manifest = read_manifest(str(folder))
+    with ModelDraft.begin(str(folder)) as draft:
+        draft.keep(manifest, manifest.files.keys() - {NORMALS})
+        draft.put(write_normals(draft.scratch, [str(private / "a.png")] * 20)).commit(manifest)
+    asked = ("score", incoming, "--model", folder, "--report", "r.html")
+    done = run(*asked)
+    assert done.returncode == 0
+    assert b"1 normal is not opened, outside of " in done.stderr
+    assert b"--normals DIR" in done.stderr
+    shown = (tmp_path / "r.html").read_text().count("data:image/webp")
+    assert shown == 6
+    done = run(*asked, "--normals", private)
+    assert b"--normals" not in done.stderr
+    assert (tmp_path / "r.html").read_text().count("data:image/webp") == 7
+    assert run("score", incoming, "--model", folder, "--normals", private).returncode == 2

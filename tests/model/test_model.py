@@ -93,7 +93,7 @@ def test_nonsense_with_a_right_checksum_is_damage(folder: Path, role: str) -> No
         read_model(str(folder), threads=1)
 
 
-@pytest.mark.parametrize("content", [b"{}", b'"/a"', b"[1, 2]", b"\xff", b"", b"[[]]"])
+@pytest.mark.parametrize("content", [b"{}", b'"/a"', b"[1, 2]", b"\xff", b"", b"[[]]", b"[" * 100_000])
 def test_normals_are_a_list_of_paths(folder: Path, content: bytes) -> None:
     manifest = with_file(folder, NORMALS, content)
     with pytest.raises(ModelDamaged, match="is not a list of paths; adapt again"):
@@ -129,3 +129,9 @@ def test_a_model_that_is_replaced_while_it_is_read_is_read_again(
     assert len(model.gallery) == len(model.normals) == 4
     assert len(times) == 2
     assert model.manifest == replace(times[1])
+
+
+def test_fewer_names_than_normals_is_damage(folder: Path, tmp_path: Path) -> None:
+    with_file(folder, NORMALS, write_normals(tmp_path, ["/a.png"])[NORMALS].read_bytes())
+    with pytest.raises(ModelDamaged, match="fewer normals than its gallery holds"):
+        read_model(str(folder), threads=1)
