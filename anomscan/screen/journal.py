@@ -71,10 +71,14 @@ class Journal:
             OutputError: another run is writing ``output``, or there is no room.
         """
         place = journal_of(output)
-        name = f"the journal of {printable(output)}"
+        name, is_new = f"the journal of {printable(output)}", not place.exists()
         try:
             with room_for(name):
                 db = _opened(place)
+        except OutputError:
+            if is_new:
+                _remove(place)
+            raise
         except _Busy as busy:
             if resume:
                 raise OutputError(f"another run is writing {printable(output)}") from busy
@@ -98,6 +102,8 @@ class Journal:
                 journal._start(settings)
         except BaseException:
             db.close()
+            if is_new:
+                _remove(place)
             raise
         return journal
 
