@@ -94,7 +94,7 @@ def needed(folder: Path, case: Case) -> int:
 def check(folder: Path, case: Case, leaving: int) -> None:
     """Run it with so much room; raises Fault."""
     prepare(folder, leaving)
-    before = {path.name: path.read_bytes() for path in (folder / "disk" / "m").iterdir()}
+    before = _content(folder / "disk" / "m")
     ended = run(folder, *case.arguments).with_one_of(0, 1)
     disk = folder / "disk"
     if ended.code == 0:
@@ -104,7 +104,7 @@ def check(folder: Path, case: Case, leaving: int) -> None:
     for name in case.outputs:
         if (disk / name).exists() and not (disk / name).stat().st_size:
             raise Fault(f"{name} is there, and empty")
-    if {path.name: path.read_bytes() for path in (disk / "m").iterdir()} != before:
+    if _content(disk / "m") != before:
         raise Fault("the old model is not what it was")
     check_model(disk / "m")
     aside = folder / "aside"
@@ -118,6 +118,11 @@ def check(folder: Path, case: Case, leaving: int) -> None:
     for path in kept:
         path.unlink()
     check_leftovers(disk, "m")
+
+
+def _content(model: Path) -> dict[str, bytes]:
+    """The files of a model; its lock holds the number of whoever wrote last."""
+    return {path.name: path.read_bytes() for path in model.iterdir() if path.name != ".lock"}
 
 
 def main() -> None:
