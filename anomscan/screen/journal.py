@@ -73,18 +73,17 @@ class Journal:
         place = journal_of(output)
         name, is_new = f"the journal of {printable(output)}", not place.exists()
         try:
-            with room_for(name):
-                db = _opened(place)
-        except OutputError:
+            db = _opened(place)
+        except sqlite3.OperationalError as error:
             if is_new:
                 _remove(place)
-            raise
+            if resume or error.sqlite_errorname == "SQLITE_FULL":
+                raise OutputError(f"cannot keep {name}: {error}") from error
+            return cls._without(f"{name} cannot be kept ({error}): this run cannot be gone on with")
         except _Busy as busy:
             if resume:
                 raise OutputError(f"another run is writing {printable(output)}") from busy
-            journal = cls.temporary()
-            journal.remark = f"another run is writing {printable(output)}; this one keeps no journal"
-            return journal
+            return cls._without(f"another run is writing {printable(output)}; this one keeps no journal")
         journal = cls(db, name, place)
         try:
             with room_for(name):
@@ -105,6 +104,12 @@ class Journal:
             if is_new:
                 _remove(place)
             raise
+        return journal
+
+    @classmethod
+    def _without(cls, remark: str) -> Journal:
+        journal = cls.temporary()
+        journal.remark = remark
         return journal
 
     @property
