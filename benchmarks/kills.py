@@ -1,9 +1,9 @@
 """Kill commands at random moments, and see that nothing is lost, damaged or left over.
 
 ``python benchmarks/kills.py`` kills 200 times: ``adapt``, ``index``, ``score -o --move-anomalous``,
-``score --resume`` and ``export``. After each, outputs are whole or absent, every image is in one place (one that
-was being moved may have both names), and the model loads; the same command again ends well, gives the bytes that
-an undisturbed run gives, and leaves nothing over. Exits with 1 at the first fault.
+``score --resume`` and ``export``. After each, outputs are whole or absent, every image is in one place (one
+that was being moved may have both names), and the model loads; the same command again ends well, gives the
+bytes that an undisturbed run gives, and leaves nothing over. Exits with 1 at the first fault.
 """
 
 from __future__ import annotations
@@ -206,6 +206,8 @@ def main() -> None:
                 print(f"{name}, kill {killed.total() + 1}, after {share:.2f} of its time: {fault}")
                 sys.exit(1)
             killed[name] += was_killed
+            if was_killed and killed.total() % 10 == 0:
+                print(f"{killed.total()} kills, {time.monotonic() - began:.0f} s", file=sys.stderr)
             if not was_killed:  # the machine has more time for it than when it was measured
                 kinds[name].seconds *= 0.95
         for name, kind in kinds.items():

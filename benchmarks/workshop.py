@@ -1,8 +1,8 @@
 """What ``kills.py``, ``writers.py`` and ``full_disk.py`` share: tiny images, a cheap model, forked commands.
 
 A command runs in a fork of a process that has imported everything: what is disturbed is the work, not the
-start of Python, and a run takes a second or less. Groups of images are small and a checkpoint is kept at every
-step, so that there is something between the first and the last moment.
+start of Python, and a run takes a second or less. Groups of images are small and a checkpoint is kept at
+every step, so that there is something between the first and the last moment.
 """
 
 from __future__ import annotations

@@ -48,7 +48,8 @@ def decode_all_apart(
         InputError: the processes do not start.
     """
     workers = _Workers(preprocessing, seconds, command)
-    results = in_order(workers.look_at, sources, threads, LOOK_AHEAD * threads)
+    ahead = max(1, LOOK_AHEAD * threads // preprocessing.tile_count)
+    results = in_order(workers.look_at, sources, threads, ahead)
     try:  # not ``yield from``: whoever stops early must not wait for a process that hangs
         for result in results:  # noqa: UP028
             yield result

@@ -71,16 +71,19 @@ class Journal:
             OutputError: another run is writing ``output``, or there is no room.
         """
         place = journal_of(output)
-        name = f"the journal of {printable(output)}"
+        name, is_new = f"the journal of {printable(output)}", not place.exists()
         try:
-            with room_for(name):
-                db = _opened(place)
+            db = _opened(place)
+        except sqlite3.OperationalError as error:
+            if is_new:
+                _remove(place)
+            if resume or error.sqlite_errorname == "SQLITE_FULL":
+                raise OutputError(f"cannot keep {name}: {error}") from error
+            return cls._without(f"{name} cannot be kept ({error}): this run cannot be gone on with")
         except _Busy as busy:
             if resume:
                 raise OutputError(f"another run is writing {printable(output)}") from busy
-            journal = cls.temporary()
-            journal.remark = f"another run is writing {printable(output)}; this one keeps no journal"
-            return journal
+            return cls._without(f"another run is writing {printable(output)}; this one keeps no journal")
         journal = cls(db, name, place)
         try:
             with room_for(name):
@@ -98,7 +101,15 @@ class Journal:
                 journal._start(settings)
         except BaseException:
             db.close()
+            if is_new:
+                _remove(place)
             raise
+        return journal
+
+    @classmethod
+    def _without(cls, remark: str) -> Journal:
+        journal = cls.temporary()
+        journal.remark = remark
         return journal
 
     @property

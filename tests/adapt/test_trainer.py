@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from anomscan.adapt import checkpoint
 from anomscan.adapt.activations import ActivationCache
+from anomscan.adapt.checkpoint import Checkpoint
 from anomscan.adapt.objectives import (
     Compactness,
     JointClassification,
@@ -15,7 +19,8 @@ from anomscan.adapt.objectives import (
     Objective,
 )
 from anomscan.adapt.regularizers import L2SP
-from anomscan.adapt.trainer import Optimisation, Others, Trainer, resolve_device
+from anomscan.adapt.stopping import Watch
+from anomscan.adapt.trainer import Keeping, Optimisation, Others, Trainer, resolve_device
 from anomscan.errors import TrainingDiverged, UsageError
 
 FAST = Optimisation(steps=40, batch=8, rate=0.05, momentum=0.9, weight_decay=0.0, clip=None)
@@ -156,3 +161,27 @@ def test_others_come_behind_the_normals_with_their_labels() -> None:
     for other, labels in seen:
         assert len(set(other[:, 0].tolist())) == 3
         assert (other[:, 0].long() % 2 == labels).all()
+
+
+@pytest.mark.parametrize("views", [1, 4])
+def test_a_run_that_is_cut_off_goes_on_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, views: int
+) -> None:
+    monkeypatch.setattr(checkpoint, "EVERY", 0.0)
+    monkeypatch.setattr(checkpoint, "DEAREST", math.inf)
+
+    def trained(last: int) -> tuple[dict[str, Tensor], list[int]]:
+        network, done = tail(), list[int]()
+        objective = Compactness() if views == 1 else MeanShiftedContrastive()
+        trainer = Trainer(network, objective, FAST, cache(views), 0, CPU)
+        keeping = Keeping(Checkpoint(tmp_path / "kept", {}, lambda _: None), Watch())
+        trainer.run(lambda step, _: done.append(step) or step < last, keeping=keeping)
+        return network.state_dict(), done
+
+    whole, _ = trained(40)
+    (tmp_path / "kept").unlink()
+    _, done = trained(13)
+    assert done == list(range(1, 14))
+    again, done = trained(40)
+    assert done == list(range(13, 41))  # the last step has kept nothing
+    assert all(torch.equal(again[name], whole[name]) for name in whole)

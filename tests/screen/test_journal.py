@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from anomscan.errors import OutputError, UsageError
+from anomscan.screen import journal as module
 from anomscan.screen.journal import Journal, can_be_kept, journal_of
 from tests.conftest import REPOSITORY
 
@@ -108,6 +109,24 @@ def test_one_that_another_run_keeps_is_let_be(tmp_path: Path) -> None:
         journal.note("x", 1)
         journal.commit()
         assert names(tmp_path)
+
+
+def test_where_there_are_no_locks_none_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a network file system: the run is as good as before there were journals."""
+
+    def refuse(place: Path) -> None:
+        place.touch()
+        error = sqlite3.OperationalError("locking protocol")
+        error.sqlite_errorname = "SQLITE_PROTOCOL"
+        raise error
+
+    monkeypatch.setattr(module, "_opened", refuse)
+    with begin(tmp_path) as journal:
+        assert not journal.is_kept
+        assert "cannot be kept (locking protocol)" in journal.remark
+    with pytest.raises(OutputError, match="locking protocol"):
+        begin(tmp_path, resume=True)
+    assert names(tmp_path) == []
 
 
 def test_one_that_is_damaged_is_made_anew(tmp_path: Path) -> None:
