@@ -44,6 +44,7 @@ from anomscan.images.opening import (
     lies_on_its_side,
     open_image,
     turn_of,
+    upright_size,
 )
 from anomscan.images.region import check_size, in_tiles, least_size, squashed
 from anomscan.images.tiles import whole_size
@@ -171,8 +172,12 @@ def opened(
                     f"{image.width} x {image.height} pixels are over the limit; see --max-pixels"
                 )
             least = (2 * size[0], 2 * size[1])
-            if part is not None:
-                check_size(image, part)
+            if (
+                part is not None and image.format == "PNG"
+            ):  # asked for its orientation it is decoded, in 8 bits
+                least = FULL
+            elif part is not None:
+                check_size(upright_size(image), part)
                 least = least_size(image, least, part)
             elif image.format == "JPEG" and lies_on_its_side(image):
                 least = (least[1], least[0])
@@ -186,6 +191,8 @@ def opened(
                     _go_to(image, page)
                 read = _read(image, file, reading, page, identity, least)
                 try:
+                    if part is not None and image.format == "PNG":
+                        check_size(read[0].size, part)
                     yield read
                 finally:  # give the memory back before others may take as much
                     read[0].close()

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from anomscan.errors import UnreadableImage
-from anomscan.images.opening import lies_on_its_side, upright_size
+from anomscan.images.opening import lies_on_its_side
 from anomscan.images.part import Mask, covered, mask_in, refusal
 from anomscan.images.tiles import Area, areas
 from anomscan.types import Box, Part, Reading, Tiles
@@ -18,9 +18,8 @@ GREY = 128
 """What is behind a mask becomes this, of normals and of incoming images."""
 
 
-def check_size(image: Image.Image, part: Part) -> None:
-    """Raise UnreadableImage where an image, not decoded yet, is of another size than ``part`` is for."""
-    size = upright_size(image)
+def check_size(size: tuple[int, int], part: Part) -> None:
+    """Raise UnreadableImage where an upright image is of another size than ``part`` is for."""
     if size != part.source:
         raise UnreadableImage(refusal(size, part))
 

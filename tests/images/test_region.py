@@ -14,7 +14,8 @@ from anomscan.images.decode import decode, look_at, opened
 from anomscan.images.find import Source, Unreadable
 from anomscan.images.part import mask_text, part_of
 from anomscan.images.region import GREY, shown, squashed
-from anomscan.types import Box, Part, Preprocessing, Reading
+from anomscan.types import Box, Levels, Part, Preprocessing, Reading
+from tests.images.files import png
 
 INPUT = (96, 64)
 RULES = Preprocessing(INPUT[1], INPUT[0], "bicubic", (0.5,) * 3, (0.5,) * 3)
@@ -193,3 +194,24 @@ def test_what_a_mask_shows_is_what_is_not_grey(tmp_path: Path) -> None:
     assert differs.mean() < 0.03  # on the edge
     assert shown(INPUT, None).all()
     assert shown(INPUT, part_of((320, 240), (50, 40, 200, 150), None)).all()
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_the_region_of_a_deep_png_keeps_its_values(tmp_path: Path, orientation: int) -> None:
+    values = np.random.default_rng(0).integers(0, 4096, (240, 320, 3)).astype(np.uint16)
+    exif = Image.Exif()
+    exif[274] = orientation
+    turned = [(b"eXIf", exif.tobytes()[6:])] if orientation != 1 else []
+    png(tmp_path / "a.png", values, *turned)
+    upright = values if orientation == 1 else np.rot90(values, -1)
+    levels = Levels(0.0, 4095.0)
+    source = (upright.shape[1], upright.shape[0])
+    whole = replace(RULES, reading=Reading(levels=levels))
+    part = part_of(source, (0, 0, *source), None)
+    looked_at = replace(RULES, reading=Reading(levels=levels, part=part))
+    expected = decode(str(tmp_path / "a.png"), whole).pixels
+    assert expected.std() > 10
+    np.testing.assert_array_equal(decode(str(tmp_path / "a.png"), looked_at).pixels, expected)
+    other = replace(looked_at, reading=replace(looked_at.reading, part=Part((9, 9), (0, 0, 9, 9))))
+    with pytest.raises(UnreadableImage, match=f"{source[0]} x {source[1]} pixels"):
+        decode(str(tmp_path / "a.png"), other)
