@@ -36,7 +36,10 @@ CONFIGURATIONS = {
     "panda-ses": ("panda-ses", None, "image", {}),
     "panda-oe": ("panda-oe", None, "image", {}),
 }
-COLUMNS = ("model", "images", "backend", "scores", "maps", "ranks", "p-values", "decisions", "alarms", "ms")
+COLUMNS = (
+    *("model", "images", "backend", "scores", "maps", "ranks", "Spearman"),
+    *("p-values", "decisions", "alarms", "ms"),
+)
 
 
 def silent(*_: object) -> None:
@@ -69,7 +72,8 @@ def lines(name: str, parity: Parity) -> Iterator[str]:
 
 def _cells(found: Agreement) -> list[object]:
     maps = "" if found.map is None else f"{found.map:.1e}"
-    return [f"{found.score:.1e}", maps, found.ranks, found.p_values, found.decisions]
+    spearman = f"{found.spearman:.4f}"
+    return [f"{found.score:.1e}", maps, found.ranks, spearman, found.p_values, found.decisions]
 
 
 def main() -> None:

@@ -4,7 +4,8 @@
 //     ./score OUT.onnx PIXELS
 //
 // PIXELS holds the image as the model takes it: H * W * 3 bytes, rows from the top, red, green, blue, squashed
-// to H x W as the metadata of the file says. Prints the score and, if the file has it, the p-value.
+// to H x W as the metadata of the file says. Prints the score and, if the file has it, the p-value. (On Windows
+// a session takes the path as wchar_t.)
 
 #include <onnxruntime_cxx_api.h>
 
