@@ -106,6 +106,8 @@ def write_onnx(
             "output": output,
         }
     )
+    for node in program.model.graph.all_nodes():  # or it names files of this machine
+        node.metadata_props.clear()
     program.save(path, external_data=False)
 
 

@@ -28,6 +28,7 @@ def test_three_families_give_the_same_in_torch_and_onnxruntime(tmp_path: Path, n
     check_parity(module, extractor, PIXELS[:1])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.onnx"]
     assert extractor.metadata["backbone"] == name
+    assert b".py" not in (tmp_path / "x.onnx").read_bytes()  # no name of a file of this machine
     assert [output.name for output in onnx.load(tmp_path / "x.onnx").graph.output] == [IMAGE]
 
 
