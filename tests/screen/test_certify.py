@@ -34,7 +34,7 @@ def test_large_and_strong_defects_are_caught_and_faint_ones_are_not(certified: M
     assert hole.by_contrast.made == [6] * len(CONTRASTS)
     assert hole.by_size.caught[-1] == 6
     assert hole.by_size.caught[0] < 6
-    assert 0 < hole.by_size.limit <= 0.16
+    assert SIZES[0] < hole.by_size.low <= SIZES[-1]
     assert sum(found.kinds["blur"].by_size.caught) < sum(hole.by_size.caught)  # a disc has no details
     assert hole.example.pixels.shape == (64, 64, 3)
     x, y, width, height = hole.example.box
