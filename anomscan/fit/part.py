@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from anomscan.errors import InputError, UnreadableImage, UsageError
-from anomscan.images.find import Found, Unreadable
+from anomscan.images.find import Found
 from anomscan.images.masks import read_mask
-from anomscan.images.overlay import source_size
+from anomscan.images.overlay import typical_size
 from anomscan.images.part import Mask, parse_region, part_of
-from anomscan.pipeline import available_cores, in_order
 from anomscan.text import printable
 from anomscan.types import Part
 
@@ -33,10 +30,9 @@ def decide_part(
         return None
     box = None if region is None else parse_region(region)
     white = None if mask is None else _read(mask)
-    sizes = Counter(size for size in in_order(_size, sources, available_cores(), 64) if size is not None)
-    if not sizes:  # none can be read: that is said when they are embedded
+    size = typical_size(sources)
+    if size is None:  # none can be read: that is said when they are embedded
         return known
-    (size, _), *_ = sizes.most_common(1)
     if box is not None or white is not None:
         return part_of(size, box, white)
     if known is not None and known.source != size:
@@ -52,12 +48,3 @@ def _read(mask: str) -> Mask:
         return read_mask(mask)
     except UnreadableImage as error:
         raise InputError(f"--mask {printable(mask)}: {error}") from error
-
-
-def _size(source: Found) -> tuple[int, int] | None:
-    if isinstance(source, Unreadable):
-        return None
-    try:
-        return source_size(source.name)
-    except UnreadableImage:
-        return None

@@ -7,7 +7,8 @@ yellow, through which a defect can still be seen.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,10 @@ from anomscan.errors import UnreadableImage
 from anomscan.files.atomic import whole_file
 from anomscan.files.storage import storage_of
 from anomscan.images.decode import FULL, opened, source_named
+from anomscan.images.find import Found, Unreadable
 from anomscan.images.opening import DECODE_ERRORS, open_image, upright_size
 from anomscan.images.part import covered
+from anomscan.pipeline import available_cores, in_order
 from anomscan.types import Box, Features, Reading
 
 MARK = b"anomscan heat map"
@@ -108,6 +111,21 @@ def source_size(path: str) -> tuple[int, int]:
     except DECODE_ERRORS as error:
         reason = error.strerror if isinstance(error, OSError) else None
         raise UnreadableImage(reason or str(error) or type(error).__name__) from error
+
+
+def typical_size(sources: Iterable[Found]) -> tuple[int, int] | None:
+    """The size that most of the sources have; None where none can be read."""
+    sizes = Counter(size for size in in_order(_size, sources, available_cores(), 64) if size is not None)
+    return sizes.most_common(1)[0][0] if sizes else None
+
+
+def _size(source: Found) -> tuple[int, int] | None:
+    if isinstance(source, Unreadable):
+        return None
+    try:
+        return source_size(source.name)
+    except UnreadableImage:
+        return None
 
 
 def _lay(heat: Features, picture: Image.Image, area: Box) -> None:

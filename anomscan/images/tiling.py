@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from anomscan.errors import UnreadableImage, UsageError
-from anomscan.images.find import Found, Unreadable
-from anomscan.images.overlay import source_size
+from anomscan.errors import UsageError
+from anomscan.images.find import Found
 from anomscan.images.part import covered
 from anomscan.images.tiles import MOST, OVERLAP
-from anomscan.pipeline import available_cores, in_order
 from anomscan.types import Preprocessing, Reading, Tiles
 
 SEEN = 8
@@ -117,18 +114,10 @@ def _count(length: int, defect: int, side: int) -> int:
 
 def _typical_size(sources: Sequence[Found], reading: Reading) -> tuple[int, int]:
     """Width and height that what is looked at has in most of the sources; (1, 1) where none can be read."""
-    sizes = Counter(size for size in in_order(_size, sources, available_cores(), 64) if size is not None)
-    if not sizes:  # that is said when they are embedded
+    from anomscan.images.overlay import typical_size  # Pillow, which the options do without
+
+    size = typical_size(sources)
+    if size is None:  # that is said when they are embedded
         return 1, 1
-    (size, _), *_ = sizes.most_common(1)
     width, height = covered(reading, size)[2:]
     return width, height
-
-
-def _size(source: Found) -> tuple[int, int] | None:
-    if isinstance(source, Unreadable):
-        return None
-    try:
-        return source_size(source.name)
-    except UnreadableImage:
-        return None
