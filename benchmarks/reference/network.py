@@ -73,14 +73,21 @@ class Images:
 
     ``views`` 0: fresh ones, augmented and sent through the whole network at every step, as the papers do;
     otherwise that many of each image are made once, and two of them drawn. Images without views are the same
-    at every step, and so is what a frozen part makes of them.
+    at every step, and so is what a frozen part makes of them. What is made once stays in the file ``kept``.
     """
 
-    def __init__(self, network: Network, pixels: Pixels, views: int, seed: int) -> None:
+    def __init__(
+        self, network: Network, pixels: Pixels, views: int, seed: int, kept: Path | None = None
+    ) -> None:
         self._network, self._pixels, self.views, self._seed = network, pixels, views, seed
         self._augment = Augmentation(*pixels.shape[1:3])
+        if kept is not None and kept.exists():
+            self.plain, *self._cached = torch.load(kept, weights_only=True)
+            return
         self.plain = activations_of(network, pixels)
         self._cached = [activations_of(network, self._view(-1 - view, pixels)) for view in range(views)]
+        if kept is not None:
+            torch.save([self.plain, *self._cached], kept)
 
     def __len__(self) -> int:
         return len(self._pixels)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
+import itertools
 import os
 import time
 from pathlib import Path
@@ -37,6 +38,7 @@ from anomscan.types import Features
 RESULTS = Path(__file__).parent / "reference.csv"
 HELD_OUT, MADE, GOOD, BAD = 200, 100, 500, 1000
 KEY = ("set", "class", "size", "normals", "seed", "method", "rate", "learns", "batch_norm", "views", "space")
+VARIED = ("class_", "space", "views", "rate")
 FIGURES = ("step", "loss", "held_out_loss", "euclidean", "cosine", "readout", "cpu_seconds", "date")
 Bed = dict[str, Tensor]
 
@@ -46,10 +48,7 @@ def bed(arguments: argparse.Namespace, network: Network) -> tuple[NDArray[np.uin
 
     They stay in ``--scratch`` for further runs on the same class.
     """
-    kept = arguments.scratch / (
-        f"bed_{arguments.root.name}_{arguments.class_}_{arguments.size}_{arguments.normals}"
-        f"_{arguments.learns}_{arguments.seed}.pt"
-    )
+    kept = arguments.scratch / f"bed_{bed_name(arguments)}.pt"
     if kept.exists():
         pixels, activations = torch.load(kept, weights_only=True)
         return pixels.numpy(), activations
@@ -73,6 +72,12 @@ def bed(arguments: argparse.Namespace, network: Network) -> tuple[NDArray[np.uin
     activations |= {"held out": two.plain, "views": two.two_views(0, np.arange(len(apart)))}
     torch.save((torch.from_numpy(pixels), activations), kept)
     return pixels, activations
+
+
+def bed_name(arguments: argparse.Namespace) -> str:
+    """What the activations depend on."""
+    parts = (arguments.size, arguments.normals, arguments.learns, arguments.seed)
+    return "_".join(map(str, (arguments.root.name, arguments.class_, *parts)))
 
 
 def features_of(network: Network, images: Images, activations: Bed) -> dict[str, Features]:
@@ -129,10 +134,8 @@ def method_of(arguments: argparse.Namespace, network: Network, images: Images) -
     return MeanShifted(network, images, rate=arguments.rate, angular=arguments.method == "msc-angular")
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Train, measure at ``--measure-at``, and continue where it stopped."""
-    began = time.monotonic()
-    torch.set_num_threads(1)
+def run(arguments: argparse.Namespace, end: float) -> None:
+    """Train, measure at ``--measure-at``, and continue where it stopped; until ``time.monotonic()`` is ``end``."""
     key = {name: str(getattr(arguments, name)) for name in KEY[2:]}
     key = {"set": arguments.root.name, "class": arguments.class_, **key}
     due = sorted({*arguments.measure_at, arguments.steps})
@@ -144,7 +147,8 @@ def run(arguments: argparse.Namespace) -> None:
     network = Network.load(arguments.size, arguments.learns, arguments.scratch)
     pixels, activations = bed(arguments, network)
     spent = time.process_time()
-    images = Images(network, pixels, int(arguments.views), arguments.seed)
+    views = arguments.scratch / f"views_{bed_name(arguments)}_{arguments.views}.pt"
+    images = Images(network, pixels, int(arguments.views), arguments.seed, views)
     method = method_of(arguments, network, images)
     network.learning.train(arguments.batch_norm == "train")
     step, seconds, losses = 0, time.process_time() - spent, [float("nan")]
@@ -167,7 +171,7 @@ def run(arguments: argparse.Namespace) -> None:
             np.savez(state.with_suffix(f".{step}.npz"), **half)
             append(arguments.results, {**key, **figures})
             print(*key.values(), *figures.values(), flush=True)
-        over = time.monotonic() - began > 60 * arguments.minutes
+        over = time.monotonic() > end
         if over or step in due:
             torch.save(
                 {
@@ -195,15 +199,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--class", dest="class_", required=True)
+    parser.add_argument("--class", dest="class_", nargs="+", required=True)
     parser.add_argument("--method", choices=("panda", "panda-ewc", "msc", "msc-angular"), required=True)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--measure-at", type=int, nargs="*", default=[0, 25, 50, 100, 200])
-    parser.add_argument("--rate", type=float, required=True)
+    parser.add_argument("--rate", type=float, nargs="+", required=True)
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--normals", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--views", default="0", help="made once of every image; 0: fresh at every step [0]")
+    parser.add_argument(
+        "--views", nargs="+", default=["0"], help="made once of every image; 0: fresh at every step [0]"
+    )
     parser.add_argument("--learns", choices=tuple(LEARNS), default="last-two")
     parser.add_argument("--batch-norm", choices=("eval", "train"), default="eval")
     parser.add_argument(
@@ -217,7 +223,10 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     arguments.scratch.mkdir(parents=True, exist_ok=True)
-    run(arguments)
+    torch.set_num_threads(1)
+    end = time.monotonic() + 60 * arguments.minutes
+    for values in itertools.product(*(getattr(arguments, name) for name in VARIED)):
+        run(argparse.Namespace(**{**vars(arguments), **dict(zip(VARIED, values, strict=True))}), end)
 
 
 if __name__ == "__main__":
