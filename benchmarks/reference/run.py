@@ -135,7 +135,7 @@ def method_of(arguments: argparse.Namespace, network: Network, images: Images) -
 
 
 def run(arguments: argparse.Namespace, end: float) -> None:
-    """Train, measure at ``--measure-at``, and continue where it stopped; until ``time.monotonic()`` is ``end``."""
+    """Train, measure at ``--measure-at``, and continue where it stopped, until ``end`` by the clock."""
     key = {name: str(getattr(arguments, name)) for name in KEY[2:]}
     key = {"set": arguments.root.name, "class": arguments.class_, **key}
     due = sorted({*arguments.measure_at, arguments.steps})
@@ -214,8 +214,9 @@ def main() -> None:
     parser.add_argument("--batch-norm", choices=("eval", "train"), default="eval")
     parser.add_argument(
         "--space",
+        nargs="+",
         choices=("raw", "unit", "standardised", "root", "half"),
-        default="raw",
+        default=["raw"],
         help="of panda's loss",
     )
     parser.add_argument("--minutes", type=float, default=1e9, help="end, to be continued, after that many")
