@@ -227,6 +227,9 @@ def main() -> None:
     torch.set_num_threads(1)
     end = time.monotonic() + 60 * arguments.minutes
     for values in itertools.product(*(getattr(arguments, name) for name in VARIED)):
+        if time.monotonic() > end:
+            print("to be continued")
+            break
         run(argparse.Namespace(**{**vars(arguments), **dict(zip(VARIED, values, strict=True))}), end)
 
 
