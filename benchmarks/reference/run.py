@@ -3,13 +3,13 @@ r"""The papers' own training loops on one class of ROOT (``train/CLASS/*``, ``te
     python benchmarks/reference/run.py --root /data/cifar10 --class cat --method msc --rate 1e-3 --steps 200 \
         --scratch /tmp/reference
 
-Of the class ``--normals`` are learnt from and 200 others held out; 500 test images of it and 1,000 of all
-others are scored by the sum of the distances to the k = 2 nearest normals: Euclidean (DN2, PANDA), by the
-cosine (MSC), and by the tool's readout of the learnt features (root, a little whitened). ``reference.csv``
-gets a line for every step that is measured. A run that has its lines is not repeated; one that was cut off or
-ended by ``--minutes``, continues from the state in ``--scratch``, where the features of every measured step
-stay too. One thread: run one process a core. ``--views``, ``--learns``, ``--batch-norm`` and ``--space`` vary
-one thing at a time.
+Of the class ``--normals`` are learnt from and a fifth as many held out. ``--test`` images, a third of them of
+the class and the rest evenly of all others, are scored by the sum of the distances to the k = 2 nearest
+normals: Euclidean (DN2, PANDA), by the cosine (MSC), and by the tool's readout of the learnt features (root, a
+little whitened). ``reference.csv`` gets a line for every step that is measured. A run that has its lines is
+not repeated; one that was cut off or ended by ``--minutes`` continues from the state in ``--scratch``, where
+the features of every measured step stay too. One thread: run one process a core. ``--views``, ``--learns``,
+``--batch-norm`` and ``--space`` vary one thing at a time.
 """
 
 from __future__ import annotations
@@ -36,8 +36,20 @@ from anomscan.stats.measures import auroc
 from anomscan.types import Features
 
 RESULTS = Path(__file__).parent / "reference.csv"
-HELD_OUT, MADE, GOOD, BAD = 200, 100, 500, 1000
-KEY = ("set", "class", "size", "normals", "seed", "method", "rate", "learns", "batch_norm", "views", "space")
+KEY = (
+    "set",
+    "class",
+    "size",
+    "normals",
+    "test",
+    "seed",
+    "method",
+    "rate",
+    "learns",
+    "batch_norm",
+    "views",
+    "space",
+)
 VARIED = ("class_", "space", "views", "rate")
 FIGURES = ("step", "loss", "held_out_loss", "euclidean", "cosine", "readout", "cpu_seconds", "date")
 Bed = dict[str, Tensor]
@@ -53,20 +65,24 @@ def bed(arguments: argparse.Namespace, network: Network) -> tuple[NDArray[np.uin
         pixels, activations = torch.load(kept, weights_only=True)
         return pixels.numpy(), activations
     random = np.random.default_rng(arguments.seed)
+    held_out, good_images = arguments.normals // 5, arguments.test // 3
+    bad_images = arguments.test - good_images
     name, root = arguments.class_, arguments.root
 
     def drawn(folder: Path, count: int) -> list[Path]:
         files = sorted(folder.iterdir())
         return [files[i] for i in random.permutation(len(files))[:count]]
 
-    files = drawn(root / "train" / name, arguments.normals + HELD_OUT)
-    pixels = read(files[:-HELD_OUT], network.preprocessing)
-    apart = read(files[-HELD_OUT:], network.preprocessing)
+    files = drawn(root / "train" / name, arguments.normals + held_out)
+    pixels = read(files[: arguments.normals], network.preprocessing)
+    apart = read(files[arguments.normals :], network.preprocessing)
     others = [other for other in sorted(os.listdir(root / "test")) if other != name]
-    good = drawn(root / "test" / name, GOOD)
-    bad = [file for other in others for file in drawn(root / "test" / other, -(-BAD // len(others)))][:BAD]
+    good = drawn(root / "test" / name, good_images)
+    bad = [file for other in others for file in drawn(root / "test" / other, -(-bad_images // len(others)))]
     images = {"good": read(good, network.preprocessing), "bad": read(bad, network.preprocessing)}
-    images |= {kind: batched(maker, i)(apart[:MADE]) for i, (kind, maker) in enumerate(KINDS.items())}
+    images |= {
+        kind: batched(maker, i)(apart[: held_out // 2]) for i, (kind, maker) in enumerate(KINDS.items())
+    }
     two = Images(network, apart, 0, arguments.seed)
     activations = {kind: activations_of(network, shown) for kind, shown in images.items()}
     activations |= {"held out": two.plain, "views": two.two_views(0, np.arange(len(apart)))}
@@ -76,7 +92,7 @@ def bed(arguments: argparse.Namespace, network: Network) -> tuple[NDArray[np.uin
 
 def bed_name(arguments: argparse.Namespace) -> str:
     """What the activations depend on."""
-    parts = (arguments.size, arguments.normals, arguments.learns, arguments.seed)
+    parts = (arguments.size, arguments.normals, arguments.test, arguments.learns, arguments.seed)
     return "_".join(map(str, (arguments.root.name, arguments.class_, *parts)))
 
 
@@ -206,6 +222,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, nargs="+", required=True)
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--normals", type=int, default=1000)
+    parser.add_argument("--test", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--views", nargs="+", default=["0"], help="made once of every image; 0: fresh at every step [0]"
