@@ -5,8 +5,8 @@ r"""The papers' own training loops on one class of ROOT (``train/CLASS/*``, ``te
 
 Of the class ``--normals`` are learnt from and a fifth as many held out. ``--test`` images, a third of them of
 the class and the rest evenly of all others, are scored by the sum of the distances to the k = 2 nearest
-normals: Euclidean (DN2, PANDA), by the cosine (MSC), and by the tool's readout of the learnt features (root, a
-little whitened). ``reference.csv`` gets a line for every step that is measured. A run that has its lines is
+normals: Euclidean (DN2, PANDA), by the cosine (MSC), and by the readout of the tool (root, a little
+whitened). ``reference.csv`` gets a line for every step that is measured. A run that has its lines is
 not repeated; one that was cut off or ended by ``--minutes`` continues from the state in ``--scratch``, where
 the features of every measured step stay too. One thread: run one process a core. ``--views``, ``--learns``,
 ``--batch-norm`` and ``--space`` vary one thing at a time.
