@@ -92,6 +92,11 @@ class Images:
     def __len__(self) -> int:
         return len(self._pixels)
 
+    @property
+    def every_view(self) -> list[Tensor]:
+        """What was made once: the images themselves, and their views."""
+        return [self.plain, *self._cached]
+
     def batch(self, step: int, size: int) -> Indices:
         """The images of a step, from 1: epochs in random order without their last, short batch."""
         epoch, place = divmod(step - 1, len(self) // size)
