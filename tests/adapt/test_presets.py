@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from anomscan.adapt.objectives import JointClassification
@@ -55,6 +57,12 @@ def test_a_preset_is_described_by_its_parts() -> None:
         "compactness; elastic weight consolidation; the last stages learn; a fixed number of steps; "
         "the head's features"
     )
+
+
+def test_the_angular_centre_goes_ten_times_as_far_as_the_paper_in_as_many_steps() -> None:
+    papers, here = PRESETS["panda-es"].optimisation, PRESETS["panda-angular"].optimisation
+    assert (papers.rate, papers.clip) == (1e-2, 1e-3)
+    assert here == replace(papers, rate=1e-1)
 
 
 def test_parts_compose() -> None:
