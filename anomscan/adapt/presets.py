@@ -95,7 +95,7 @@ PRESETS: dict[str, Preset] = {
     "panda-es": Preset(Compactness(), _PANDA),
     "panda-ses": Preset(Compactness(), _PANDA, stopping=Samplewise(), scorer="samplewise"),
     "panda-ewc": Preset(Compactness(), _PANDA, regularizer=ElasticWeightConsolidation()),
-    "panda-angular": Preset(AngularCenter(), _ANGULAR),
+    "panda-angular": Preset(AngularCenter(), _ANGULAR, readout=RootedHead(), scorer="knn-euclidean"),
     "panda-oe": Preset(Logistic(), _OUTLIERS),
     "joint": Preset(JointClassification(), _PANDA),
     "msc": Preset(MeanShiftedContrastive(), _MSC, views=4),

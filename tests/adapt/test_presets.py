@@ -63,6 +63,8 @@ def test_the_angular_centre_goes_ten_times_as_far_as_the_paper_in_as_many_steps(
     papers, here = PRESETS["panda-es"].optimisation, PRESETS["panda-angular"].optimisation
     assert (papers.rate, papers.clip) == (1e-2, 1e-3)
     assert here == replace(papers, rate=1e-1)
+    assert PRESETS["panda-angular"].readout.describe() == PRESETS["none"].readout.describe()
+    assert PRESETS["panda-angular"].scorer == PRESETS["none"].scorer
 
 
 def test_parts_compose() -> None:
