@@ -71,7 +71,10 @@ class Compactness(Objective):
 
 
 class AngularCenter(Objective):
-    """Minus the cosine to the centre of the normalised features (Mean-Shifted Contrastive, eq. 6)."""
+    """Minus the cosine to the centre of the normalised features (Mean-Shifted Contrastive, eq. 6).
+
+    Up to a constant, half the compactness (PANDA, eq. 1) of features scaled to norm 1.
+    """
 
     center: Tensor
 

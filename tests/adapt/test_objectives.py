@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anomscan.adapt.objectives import (
     AngularCenter,
@@ -44,6 +44,19 @@ def test_angular_center() -> None:
     assert value == pytest.approx(-0.5)
     # d/dphi of -(phi / |phi|) . c = -(c - (u . c) u) / |phi| with u = (1, 0)
     torch.testing.assert_close(gradient, torch.tensor([[0.0, -0.25]]))
+
+
+def test_the_angular_centre_pulls_as_the_compactness_of_features_of_norm_1() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pretrained, features = torch.rand(2, 9, 4, generator=generator)
+    angular, compactness = AngularCenter(), Compactness()
+    angular.prepare(pretrained, 0)
+    compactness.prepare(nn.functional.normalize(pretrained, dim=1), 0)
+    _, pull = value_and_gradient(angular, features)
+    features.requires_grad_()
+    compactness(nn.functional.normalize(features, dim=1)).backward()
+    assert features.grad is not None
+    torch.testing.assert_close(features.grad, 2 * pull)
 
 
 def test_mean_shifted_contrastive() -> None:
