@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from anomscan.adapt.options import AdaptOptions, BackboneChoice
+from anomscan.adapt.options import AdaptOptions, BackboneChoice, FocusChoice
+from anomscan.cli.console import message
 from anomscan.fit import adapt as module
 from anomscan.fit.build import Fitted
 from anomscan.fit.look import Gathering
+from anomscan.images.tiling import TileChoice
 from anomscan.model.folder import read_manifest
 from anomscan.model.manifest import HoldOut
 from tests.conftest import Run
@@ -71,6 +74,10 @@ def test_every_option_arrives(
         "--max-pixels": "123",
         "--region": "1,2,3,4",
         "--mask": "m.png",
+        "--focus": "both",
+        "--budget": "50",
+        "--patches": "200",
+        "--defect": "12px",
         "--wait": "4",
     }
     excluded = ("--exclude", "a*", "--exclude", "b")
@@ -79,7 +86,9 @@ def test_every_option_arrives(
     options = AdaptOptions(
         "hsc", BackboneChoice("resnet18", "w.pth", 96), "o", "r", "mean", 7, 9.5, 3, "cpu", 1.5e9
     )
-    root, folder, chosen, _, rule, reduce, wait, gathering = taken
+    options = replace(options, focus=FocusChoice("both", 50, 200), tiles=TileChoice(defect="12px"))
+    root, folder, chosen, _, rule, reduce, wait, gathering, say = taken
+    assert say is message
     assert (root, folder, chosen) == ("normal", "m", options)
     assert (rule, reduce, wait) == (HoldOut(0.3, "folder"), "coreset:9", 4.0)
     assert gathering == Gathering(("a*", "b"), "0:4095", 123, "1,2,3,4", "m.png")
