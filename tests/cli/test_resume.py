@@ -157,7 +157,7 @@ def test_a_move_that_was_cut_off_is_gone_on_with_and_no_row_is_lost(
     run: Run, cut: Callable[..., None], many: Path, monkeypatch: pytest.MonkeyPatch, looked_at: list[str]
 ) -> None:
     before = {path.name: path.read_bytes() for path in (many / "in").iterdir()}
-    run("score", "in", "--fpr", "0.1", "-o", "whole.csv", ANOMSCAN_MODEL="m")
+    whole = run("score", "in", "--fpr", "0.1", "-o", "whole.csv", ANOMSCAN_MODEL="m")
     files = Ranking.anomalous_files
 
     def two(ranking: Ranking) -> object:
@@ -178,15 +178,12 @@ def test_a_move_that_was_cut_off_is_gone_on_with_and_no_row_is_lost(
     assert (refused.returncode, b"--report" in refused.stderr) == (2, True)
     done = run("score", "in", *OPTIONS, "--move-anomalous", "aside", "--resume", ANOMSCAN_MODEL="m")
     assert done.returncode == 3
-    assert done.stderr.decode().splitlines() == [
-        "4 of 38 images are anomalous",
-        "1 of 39 files could not be read",
-    ]
+    assert done.stderr == whole.stderr
     assert looked_at == []
     assert (many / "out.csv").read_bytes() == (many / "whole.csv").read_bytes()
     there = {path.name: path.read_bytes() for name in ("in", "aside") for path in (many / name).iterdir()}
     assert there == before
-    assert len(list((many / "aside").iterdir())) == 4
+    assert len(list((many / "aside").iterdir())) == (many / "whole.csv").read_text().count(",True,") > 2
     assert not left(many)
 
 
