@@ -403,7 +403,7 @@ ELSEWHERE = {
     "that would take more than 1 GB of memory to decode": "test_memory.py",
     "whose data are too few for the pixels that it declares": "test_declared.py",
     "PNG whose compressed data end before its last rows": "test_declared.py",
-    "JPEG of which the end is missing, though it is closed": "test_decode.py",
+    "JPEG of which the end is missing, though it is closed": "test_declared.py",
     "TIFF in which libtiff finds an error": "test_libtiff.py",
     "JPEG much larger than the input": "test_decode.py",
 }
