@@ -265,7 +265,7 @@ def model_bytes(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "model.json"}
 
 
-@pytest.mark.parametrize("method", ["panda-es", "panda-ses", "panda-ewc", "auto", "panda-oe", "adra"])
+@pytest.mark.parametrize("method", ["panda-ses", "panda-ewc", "auto"])
 def test_a_run_that_is_cut_off_goes_on_and_ends_as_if_it_had_not_been(
     small: BackboneChoice,
     normal_folder: Path,
