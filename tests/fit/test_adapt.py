@@ -265,7 +265,7 @@ def model_bytes(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "model.json"}
 
 
-@pytest.mark.parametrize("method", ["panda-ses", "panda-ewc", "auto"])
+@pytest.mark.parametrize(("method", "cuts"), [("panda-ses", (2, 2)), ("panda-ewc", (2, 2)), ("auto", (1,))])
 def test_a_run_that_is_cut_off_goes_on_and_ends_as_if_it_had_not_been(
     small: BackboneChoice,
     normal_folder: Path,
@@ -273,8 +273,9 @@ def test_a_run_that_is_cut_off_goes_on_and_ends_as_if_it_had_not_been(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     method: str,
+    cuts: tuple[int, ...],
 ) -> None:
-    """To the byte: twice the same without a cut, and the same with two of them."""
+    """To the byte: twice the same without a cut, and the same where it was cut after so many checkpoints."""
     preset = PRESETS[method]
     monkeypatch.setattr(type(preset.stopping), "fewest", 0)
     monkeypatch.setattr(checkpoint, "EVERY", 0.0)
@@ -300,12 +301,12 @@ def test_a_run_that_is_cut_off_goes_on_and_ends_as_if_it_had_not_been(
     for name in ("whole", "again"):
         fit(tmp_path / name)
     assert model_bytes(tmp_path / "whole") == model_bytes(tmp_path / "again")
-    for saves in (2, 2):
+    for saves in cuts:
         with pytest.raises(KeyboardInterrupt):
             fit(tmp_path / "cut", saves)
         assert [path.name for path in (tmp_path / "cut").iterdir()] == [".checkpoint.safetensors"]
     fit(tmp_path / "cut")
-    assert said == [f"going on after step {step} of a run that was cut off" for step in (2, 4)]
+    assert said == [f"going on after step {step} of a run that was cut off" for step in np.cumsum(cuts)]
     assert model_bytes(tmp_path / "cut") == model_bytes(tmp_path / "whole")
     one, other = (read_manifest(str(tmp_path / name)) for name in ("cut", "whole"))
     assert (one.method, one.files) == (other.method, other.files)
