@@ -1,4 +1,4 @@
-"""Small versions of the benchmarks that kill commands, let several write one model, and fill the disk."""
+"""Small versions of the benchmarks that kill commands and fill the disk."""
 
 from __future__ import annotations
 
@@ -30,10 +30,6 @@ def benchmark(*arguments: str) -> str:
 def test_kills_at_random_moments_leave_nothing_lost_damaged_or_over() -> None:
     said = benchmark("kills.py", "--kills", "8", "--only", "index", "score", "resume", "export")
     assert "8 kills, no fault" in said
-
-
-def test_of_several_that_write_one_model_no_update_is_lost() -> None:
-    assert "no fault" in benchmark("writers.py", "--index", "1", "--add", "1", "--scorers", "1")
 
 
 def test_a_disk_that_is_full_at_some_point_is_one_sentence() -> None:
