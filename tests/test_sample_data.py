@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
+from anomscan.adapt.options import FocusChoice
 from anomscan.fit.index import IndexOptions, index
 from anomscan.images.decode import Decoded, decode, decode_all
 from anomscan.images.find import Source
@@ -114,8 +115,9 @@ def test_a_mask_is_drawn_by_the_script(draw: Any) -> None:
 
 
 def test_twenty_percent_of_brightness_are_a_drift(draw: Any, tmp_path: Path) -> None:
-    """Sixty new flanges, as drawn and with another exposure; the default focus and hold-out."""
-    index(str(SAMPLES / "normal"), str(tmp_path / "m"), IndexOptions(), silent, HoldOut(0.2))
+    """Sixty new flanges, as drawn and with another exposure, as whole images: drift looks at nothing else."""
+    options = IndexOptions(focus=FocusChoice("image"))
+    index(str(SAMPLES / "normal"), str(tmp_path / "m"), options, silent, HoldOut(0.2))
     model = read_model(str(tmp_path / "m"), threads=2)
     assert model.calibration is not None
     generator = np.random.default_rng(0)
