@@ -24,6 +24,7 @@ from anomscan.fit.held_out import Kept, spread
 from anomscan.images.defects import DEFECTS, places, whole_image, with_defect, write_image
 from anomscan.images.find import Found, Source
 from anomscan.model.model import Model
+from anomscan.model.whereabouts import Whereabouts
 from anomscan.scoring.bank import Bank
 from anomscan.scoring.base import Scorer
 from anomscan.scoring.focused import Focused
@@ -38,6 +39,7 @@ SIZES, CONTRAST, EACH = (0.04, 0.08), 80.0, 8
 """Of the defects: shares of the side, grey levels, and how many of each kind and size."""
 FEWEST = 16
 """Normals of which a quarter is a gallery."""
+FEWEST_HELD_OUT = 5
 CONFIDENCE, RESAMPLES = 0.9, 300
 _FEWEST_ALARMS = 1e-3
 _FARTHEST = 10
@@ -109,17 +111,16 @@ def enough(model: Model, fpr: float, scratch: str, progress: Progress, seed: int
     """
     if model.manifest.gallery.reduced:
         raise UsageError("the gallery no longer has every normal, so that a part of it says nothing")
-    held = model.calibration.paths if model.calibration else []
-    normals = _Images.of(model, "embedding the normals", model.normals, progress)
-    clean = _Images.of(model, "embedding held-out normals", held, progress)
-    if len(normals.outputs) < FEWEST or len(clean.outputs) < 5:
-        raise InputError(
-            f"{len(normals.outputs)} normals and {len(clean.outputs)} held-out ones are too few to tell "
-            f"whether more would help: {FEWEST} and 5 are needed"
-        )
+    info, held = model.manifest.calibration, model.calibration.paths if model.calibration else []
+    places = Whereabouts(model.manifest.data.root).sources(model.normals)
+    held_places = Whereabouts(info.root if info else "").sources(held)
+    _check(len(places), len(held_places), "where the model has them")
+    normals = _Images.of(model, "embedding the normals", places, progress)
+    clean = _Images.of(model, "embedding held-out normals", held_places, progress)
+    _check(len(normals.outputs), len(clean.outputs), "readable")
     generator = np.random.default_rng(seed)
     files, sources = _made(model, clean.paths, scratch, generator)
-    defects = _Images.of(model, "embedding made defects", files, progress)
+    defects = _Images.of(model, "embedding made defects", list(map(Source, files)), progress)
     sources = [sources[files.index(path)] for path in defects.paths]
     drawn: list[list[tuple[Floats, Floats]]] = []
     for share, draws in zip(SHARES, DRAWS, strict=True):
@@ -129,6 +130,14 @@ def enough(model: Model, fpr: float, scratch: str, progress: Progress, seed: int
         drawn.append([_scores(_scorer(model, normals, rows), clean, defects) for rows in chosen])
     counts = [round(share * len(normals.outputs)) for share in SHARES]
     return measure(counts, drawn, np.array(sources), fpr, generator)
+
+
+def _check(normals: int, held_out: int, what: str) -> None:
+    if normals < FEWEST or held_out < FEWEST_HELD_OUT:
+        raise InputError(
+            f"{normals} normals and {held_out} held-out ones are {what}, too few to tell whether more would "
+            f"help: {FEWEST} and {FEWEST_HELD_OUT} are needed"
+        )
 
 
 def measure(
@@ -196,9 +205,8 @@ class _Images:
     patches: np.ndarray | None
 
     @classmethod
-    def of(cls, model: Model, what: str, paths: Sequence[str], progress: Progress) -> _Images:
+    def of(cls, model: Model, what: str, wanted: list[Found], progress: Progress) -> _Images:
         """Embed images; those that have gone are left out. Raises InputError where all have."""
-        wanted: list[Found] = [Source(path) for path in paths]
         kept = Kept()
         take = kept.add if model.patches is not None else None
         rules = model.manifest.preprocessing

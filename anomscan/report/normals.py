@@ -6,6 +6,7 @@ from pathlib import Path
 
 from anomscan.model.manifest import Manifest
 from anomscan.model.suspects import Suspects
+from anomscan.model.whereabouts import Whereabouts
 from anomscan.report.page import Figure, Table, write_page
 from anomscan.report.pictures import Pictures
 from anomscan.text import printable
@@ -15,14 +16,19 @@ SIDE = 192
 """Largest side of a picture, in pixels."""
 
 
-def write_normals_page(file: Path, manifest: Manifest, suspects: Suspects, progress: Progress) -> None:
-    """Write the most unlike normals beside those that are most like them to ``file``."""
+def write_normals_page(
+    file: Path, manifest: Manifest, suspects: Suspects, normals: Whereabouts, progress: Progress
+) -> str | None:
+    """Write the most unlike normals beside those that are most like them to ``file``.
+
+    ``normals`` finds their pictures. Returns why some are not shown, if so.
+    """
     pictures = Pictures(manifest.preprocessing.reading)
     numbers = [
-        (pictures.whole(suspect.path, SIDE), pictures.whole(suspect.nearest, SIDE))
+        tuple(_picture(path, normals, pictures) for path in (suspect.path, suspect.nearest))
         for suspect in suspects.ranked
     ]
-    urls = pictures.drawn(progress)
+    urls: dict[int | None, str | None] = {None: None, **dict(enumerate(pictures.drawn(progress)))}
     named = len(suspects.suspected)
     rows: list[list[str | Figure]] = [
         [
@@ -42,4 +48,11 @@ def write_normals_page(file: Path, manifest: Manifest, suspects: Suspects, progr
         "the others, without itself and its copies.",
         "Nothing was taken out. Take out what is no normal with: anomscan index --remove PATH...",
     ]
-    write_page(file, title, about, [Table("", columns, rows, marked)])
+    remark = normals.remark()
+    write_page(file, title, [*about, *([remark] if remark else [])], [Table("", columns, rows, marked)])
+    return remark
+
+
+def _picture(path: str, normals: Whereabouts, pictures: Pictures) -> int | None:
+    where = normals.of(path)
+    return None if where is None else pictures.whole(where, SIDE)

@@ -84,9 +84,5 @@ def _cell(cell: str | Figure) -> str:
     if isinstance(cell, str):
         return escape(cell)
     caption = escape(cell.caption)
-    shown = (
-        f'<img src="{cell.url}" alt="{caption}">'
-        if cell.url
-        else '<span class="gone">not on this disk</span>'
-    )
+    shown = f'<img src="{cell.url}" alt="{caption}">' if cell.url else '<span class="gone">not shown</span>'
     return f"<figure>{shown}<figcaption>{caption}</figcaption></figure>"

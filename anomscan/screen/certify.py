@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from anomscan.errors import CalibrationTooSmall, InputError, UnreadableImage
-from anomscan.images.decode import decode_all
+from anomscan.images.decode import decode_all, source_named
 from anomscan.images.defects import DEFECTS, Defect, places, whole_image, with_defect, write_image
 from anomscan.images.find import Found, Source, Unreadable
 from anomscan.model.model import Model
+from anomscan.model.whereabouts import Whereabouts
 from anomscan.pipeline import available_cores, in_order
 from anomscan.screen.decide import check
 from anomscan.screen.screener import Screener
@@ -132,13 +133,19 @@ def certify(
 
 
 def held_out_images(model: Model) -> list[str]:
-    """Paths of the held-out normals of a model; raises CalibrationTooSmall where there are none."""
-    if model.calibration is None:
+    """Paths of the held-out normals of a model that may be opened, see ``Whereabouts``.
+
+    Raises:
+        CalibrationTooSmall: it has none.
+    """
+    info = model.manifest.calibration
+    if model.calibration is None or info is None:
         raise CalibrationTooSmall(
             "certify needs held-out normals and the model has none; index or adapt again, with --holdout "
             "above 0, or run 'anomscan calibrate' with other normals"
         )
-    return list(model.calibration.paths)
+    where = Whereabouts(info.root)
+    return [place for place in map(where.of, model.calibration.paths) if place is not None]
 
 
 def made(sources: Sequence[str], trial: Trial, defects: Mapping[str, Defect], reading: Reading) -> Example:
@@ -160,7 +167,7 @@ def made(sources: Sequence[str], trial: Trial, defects: Mapping[str, Defect], re
 def _readable(model: Model, normals: Sequence[str], reading: Reading) -> list[str]:
     """The normals that can be read; none of them may be in the gallery."""
     screener, kept = Screener(model), []
-    wanted: list[Found] = [Source(path) for path in normals]
+    wanted: list[Found] = [source_named(path) for path in normals]
     held = set(model.calibration.paths) if model.calibration else set()
     for scored in screener.stream(decode_all(wanted, model.manifest.preprocessing, available_cores())):
         if isinstance(scored, Unreadable):

@@ -72,3 +72,5 @@ def test_a_model_that_ranked_no_normals_has_no_page(run: Run, tmp_path: Path, no
     done = run("info", "--report", "normals.html")
     assert (done.returncode, b"index or adapt again" in done.stderr) == (1, True)
     assert not (tmp_path / "normals.html").exists()
+    done = run("info", "--normals", "few")
+    assert (done.returncode, b"--report" in done.stderr) == (2, True)

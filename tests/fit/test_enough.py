@@ -90,10 +90,27 @@ def test_a_model_is_compared_with_a_quarter_and_half_of_its_normals(tmp_path: Pa
 
 def test_normals_that_are_too_few_or_gone(tmp_path: Path) -> None:
     few = made_model(tmp_path, "image", 20)
-    with pytest.raises(InputError, match="12 normals and 8 held-out ones are too few to tell"):
+    with pytest.raises(InputError, match="12 normals and 8 held-out ones are where the model has"):
         enough(few, 0.1, str(tmp_path), silent)
     reduced = replace(few.manifest, gallery=replace(few.manifest.gallery, reduced="coreset:5"))
     with pytest.raises(UsageError, match="no longer has every normal"):
         enough(replace(few, manifest=reduced), 0.1, str(tmp_path), silent)
-    with pytest.raises(InputError, match="none of the 12 normal images can be read"):
-        enough(replace(few, normals=[f"/gone/{i}.png" for i in range(12)]), 0.1, str(tmp_path), silent)
+    gone = replace(few, normals=[f"/gone/{i}.png" for i in range(12)])
+    with pytest.raises(InputError, match="0 normals and 8 held-out ones are where the model has"):
+        enough(gone, 0.1, str(tmp_path), silent)
+
+
+def test_normals_that_cannot_be_read_any_more(tmp_path: Path) -> None:
+    model = made_model(tmp_path, "image", 40)
+    for path in model.normals[:10]:
+        Path(path).write_bytes(b"")
+    with pytest.raises(InputError, match="14 normals and 16 held-out ones are readable, too few"):
+        enough(model, 0.1, str(tmp_path), silent)
+
+
+def test_no_picture_elsewhere_is_opened(tmp_path: Path) -> None:
+    model = made_model(tmp_path, "image", 40)
+    draw_plain(99).save(tmp_path / "private.png")
+    elsewhere = replace(model, normals=[str(tmp_path / "private.png")] * 24)
+    with pytest.raises(InputError, match="0 normals and 16 held-out ones are where the model has"):
+        enough(elsewhere, 0.1, str(tmp_path), silent)

@@ -16,7 +16,7 @@ def test_names_are_text_and_pictures_stand_in_the_page(tmp_path: Path) -> None:
     text = (tmp_path / "p.html").read_text(encoding="utf-8")
     assert "<td>&lt;b&gt;1&lt;/b&gt;</td>" in text
     assert '<img src="data:image/webp;base64,AA==" alt="a&quot;b&lt;.png">' in text
-    assert "not on this disk" in text
+    assert "not shown" in text
     assert (text.count('<tr class="marked">'), text.count("<script")) == (1, 0)
     assert "<h1>A &amp; B</h1>" in text
     assert "<p>one &lt; two</p>" in text

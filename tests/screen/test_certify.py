@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,3 +73,12 @@ def test_what_cannot_be_certified(certified: Model, model: Model, tmp_path: Path
         certify(certified, [str(tmp_path / f"{i}.png") for i in range(20)], 0.1, silent)
     with pytest.raises(InputError, match="is among the normals that the model compares with"):
         certify(certified, certified.normals, 0.1, silent)
+
+
+def test_held_out_normals_elsewhere_are_not_opened(certified: Model, tmp_path: Path) -> None:
+    """A model folder may come from somebody else, who wrote its paths."""
+    assert certified.calibration is not None
+    assert len(held_out_images(certified)) == 20
+    draw_plain(901).save(tmp_path / "private.png")
+    calibration = replace(certified.calibration, paths=[str(tmp_path / "private.png")] * 20)
+    assert held_out_images(replace(certified, calibration=calibration)) == []
