@@ -4,6 +4,7 @@
 ``score --resume`` and ``export``. After each, outputs are whole or absent, every image is in one place (one
 that was being moved may have both names), and the model loads; the same command again ends well, gives the
 bytes that an undisturbed run gives, and leaves nothing over. Exits with 1 at the first fault.
+``watch_load.py`` kills ``watch``.
 """
 
 from __future__ import annotations
@@ -192,8 +193,6 @@ def main() -> None:
     with scratch(arguments.seed) as place:
         folder = Path(place)
         furnish(folder)
-        if run(folder, "watch", "--help").code:
-            print("there is no watch yet: it is not killed")
         kinds = {name: COMMANDS[name](folder) for name in arguments.only}
         killed: Counter[str] = Counter()
         for name in itertools.cycle(arguments.only):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,8 @@ def adapt_backbone(
 
     watch.after_step(0)
     keeping = Keeping(resources.checkpoint, watch) if resources.checkpoint else None
-    done, loss = trainer.run(on_step, resources.time_budget, keeping)
+    with _naming(resources.checkpoint):
+        done, loss = trainer.run(on_step, resources.time_budget, keeping)
     return Adapted(
         (trunk, watch.result(tail.to("cpu"))),
         done,
@@ -107,6 +109,17 @@ def adapt_backbone(
         watch.record(),
         preset.stopping.normalises,
     )
+
+
+@contextmanager
+def _naming(checkpoint: Checkpoint | None) -> Iterator[None]:
+    """Let whatever ends the training say what is kept of it."""
+    try:
+        yield
+    except BaseException as end:
+        if checkpoint and checkpoint.step is not None:
+            end.add_note(f"the model is as it was, and the same command goes on after step {checkpoint.step}")
+        raise
 
 
 @dataclass(frozen=True)

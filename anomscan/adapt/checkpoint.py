@@ -51,6 +51,8 @@ class Checkpoint:
     file: Path
     settings: Mapping[str, object]
     say: Callable[[str], None]
+    step: int | None = None
+    """That of the state in the file, where this run wrote or took it."""
     _last: float = field(default_factory=time.monotonic)
     _cost: float = 0.0
 
@@ -72,6 +74,7 @@ class Checkpoint:
             self.say(f"starting anew: a run that was cut off had another {' and another '.join(other)}")
             return None
         self.say(f"going on after step {run['step']} of a run that was cut off")
+        self.step = run["step"]
         return State(tensors=tensors, **run)
 
     @property
@@ -95,9 +98,11 @@ class Checkpoint:
             self.say(f"no checkpoint is kept: {error.strerror or error}")
             self._cost = float("inf")
             return
+        self.step = state.step
         self._last = time.monotonic()
         self._cost = self._last - began
 
     def drop(self) -> None:
         """Remove the file: nobody is to go on from there."""
         self.file.unlink(missing_ok=True)
+        self.step = None

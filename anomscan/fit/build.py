@@ -29,7 +29,7 @@ from anomscan.scoring.info import PatchInfo
 from anomscan.scoring.reduction import Reduction
 from anomscan.scoring.tiled import tiled
 from anomscan.text import many, now, printable
-from anomscan.types import Features, Outputs, Progress
+from anomscan.types import Outputs, Progress
 
 _NAMED = 20
 """Suspects that are named; more are counted."""
@@ -138,13 +138,10 @@ def build_from(
     preprocessing = network.preprocessing
     tiles, looks = preprocessing.tile_count, network.focus.looks
     bank = Bank(most, network.method.seed, tiles) if looks != "image" else None
-    few = spread(normals.sources, tiles, with_patches=bank is not None)
-    compared = Kept({os.path.abspath(source.path) for source in few})
-
-    def take_both(patches: Features, paths: list[str]) -> None:
-        assert bank is not None  # noqa: S101 - it is given where there is one
-        bank.add(patches, paths)
-        compared.add(patches, paths)
+    compared = None
+    if bank is not None and tiles == 1:
+        few = spread(normals.sources, tiles, with_patches=True)
+        compared = Kept({os.path.abspath(source.path) for source in few})
 
     images = embed(
         "embedding the normals",
@@ -153,12 +150,12 @@ def build_from(
         extractor,
         preprocessing,
         progress,
-        take_both if bank is not None else None,
+        [keeper.add for keeper in (bank, compared) if keeper is not None],
     )
     unreadable, held_out = images.unreadable, None
     if normals.held_out:
         kept = Kept() if bank is not None else None
-        take = kept.add if kept is not None else None
+        take = [kept.add] if kept is not None else []
         few = spread(normals.held_out, tiles, with_patches=kept is not None)
         others = embed("calibrating", normals.root, few, extractor, preprocessing, progress, take)
         unreadable = [*unreadable, *others.unreadable]
@@ -172,7 +169,7 @@ def build_from(
             fitted,
             images.paths,
             images.outputs.image,
-            compared if bank is not None else None,
+            compared,
             held_out,
             copies,
         )

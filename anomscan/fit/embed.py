@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,11 +41,11 @@ def embed(
     extractor: Extractor,
     preprocessing: Preprocessing,
     progress: Progress,
-    take: Take | None = None,
+    take: Sequence[Take] = (),
 ) -> Embedded:
     """Embed ``sources``, images below ``root``; ``what`` is what ``progress`` calls it.
 
-    ``take`` gets the patches of every batch, and the paths, in order; nothing of them is kept here.
+    Each of ``take`` gets the patches of every batch, and the paths, in order; nothing of them is kept here.
 
     Raises:
         InputError: none of them can be read, or the network gives no numbers.
@@ -57,8 +57,9 @@ def embed(
             collected.unreadable.append(batch)
         else:
             collected.add(batch.images, batch.outputs)
-            if take is not None and batch.outputs.patches is not None:
-                take(batch.outputs.patches, [os.path.abspath(image.path) for image in batch.images])
+            if batch.outputs.patches is not None:
+                for each in take:
+                    each(batch.outputs.patches, [os.path.abspath(image.path) for image in batch.images])
     if not collected.is_finite:
         raise InputError("the network gives features of these images that are no numbers")
     if not collected.paths:

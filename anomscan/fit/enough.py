@@ -208,9 +208,9 @@ class _Images:
     def of(cls, model: Model, what: str, wanted: list[Found], progress: Progress) -> _Images:
         """Embed images; those that have gone are left out. Raises InputError where all have."""
         kept = Kept()
-        take = kept.add if model.patches is not None else None
+        take = [kept.add] if model.patches is not None else []
         rules = model.manifest.preprocessing
-        few = spread(wanted, rules.tile_count, with_patches=take is not None)
+        few = spread(wanted, rules.tile_count, with_patches=bool(take))
         found = embed(what, os.curdir, few, model.extractor, rules, progress, take)
         return cls(found.paths, found.outputs, kept.patches())
 

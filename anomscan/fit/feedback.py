@@ -53,7 +53,7 @@ def calibrate(
         model = read_model(folder, available_cores())
         manifest = model.manifest
         kept = Kept() if manifest.patches else None
-        take, tiles = kept.add if kept is not None else None, manifest.preprocessing.tile_count
+        take, tiles = [kept.add] if kept is not None else [], manifest.preprocessing.tile_count
         few = spread(normals.sources, tiles, with_patches=kept is not None)
         images = embed("calibrating", root, few, model.extractor, manifest.preprocessing, progress, take)
         known = model.scorer.known(images.outputs.image)
@@ -92,7 +92,7 @@ def add(paths: list[str], folder: str, progress: Progress, wait: float = 0.0) ->
     with ModelDraft.begin(folder, wait) as draft:
         model = _whole(folder)
         preprocessing, bank = model.manifest.preprocessing, _bank(model)
-        take = bank.add if bank is not None else None
+        take = [bank.add] if bank is not None else []
         images = embed("embedding", os.curdir, sources, model.extractor, preprocessing, progress, take)
         kept = _positions_without(model, set(images.paths))
         features, paths = _features_of(model, kept)

@@ -67,12 +67,10 @@ class Command:
             return f"{what} could not be started: {getattr(error, 'strerror', None) or error}"
         try:
             code = process.wait(self.seconds)
-        except subprocess.TimeoutExpired:
+        except BaseException as end:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            return f"{what} took more than {self.seconds:g} s and was ended"
-        except BaseException:
-            process.kill()
-            process.wait()
+            if isinstance(end, subprocess.TimeoutExpired):
+                return f"{what} took more than {self.seconds:g} s and was ended"
             raise
         return None if code == 0 else f"{what} failed: exit code {code}"

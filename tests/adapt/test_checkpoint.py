@@ -30,6 +30,7 @@ def test_a_state_comes_back(kept: Checkpoint, said: list[str]) -> None:
     kept.save(STATE)
     found = kept.load()
     assert found is not None
+    assert kept.step == 7
     assert (found.step, found.loss, found.seconds, found.watch) == (7, 0.25, 3.5, {"chosen": 4})
     assert found.tensors.keys() == STATE.tensors.keys()
     for name, tensor in found.tensors.items():
@@ -39,6 +40,7 @@ def test_a_state_comes_back(kept: Checkpoint, said: list[str]) -> None:
     kept.drop()
     kept.drop()
     assert kept.load() is None
+    assert kept.step is None
 
 
 def test_other_settings_start_anew_and_are_named(kept: Checkpoint, said: list[str]) -> None:

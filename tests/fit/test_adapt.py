@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import signal
 import subprocess
@@ -302,8 +303,10 @@ def test_a_run_that_is_cut_off_goes_on_and_ends_as_if_it_had_not_been(
         fit(tmp_path / name)
     assert model_bytes(tmp_path / "whole") == model_bytes(tmp_path / "again")
     for saves in cuts:
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as cut:
             fit(tmp_path / "cut", saves)
+        (note,) = cut.value.__notes__
+        assert re.fullmatch(r"the model is as it was, and the same command goes on after step [12345]", note)
         assert [path.name for path in (tmp_path / "cut").iterdir()] == [".checkpoint.safetensors"]
     fit(tmp_path / "cut")
     assert said == [f"going on after step {step} of a run that was cut off" for step in np.cumsum(cuts)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -86,6 +87,19 @@ def test_one_that_takes_too_long_is_ended_with_all_it_started(tmp_path: Path) ->
     assert time.monotonic() - began < 30
     time.sleep(1.6)
     assert not (tmp_path / "late").exists()
+
+
+def test_an_interruption_ends_it_with_all_it_started(tmp_path: Path) -> None:
+    """In a process of its own, which a signal ends while it waits."""
+    late = tmp_path / "late"
+    code = (
+        "import signal, sys\nfrom anomscan.screen.command import Command\n"
+        "signal.signal(signal.SIGALRM, lambda *_: sys.exit(7))\nsignal.setitimer(signal.ITIMER_REAL, 0.3)\n"
+        f"Command.parse(\"sh -c '(sleep 1.5; touch {late}) & sleep 60'\", 20).call('x', 1, None)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 7
+    time.sleep(1.8)
+    assert not late.exists()
 
 
 def test_what_it_prints_is_not_among_the_rows(capfd: pytest.CaptureFixture[str]) -> None:
