@@ -38,8 +38,8 @@ class PatchMaps:
     """How far each patch of n images is from the nearest patch of a normal.
 
     ``distances`` is (n, rows, columns) float32, >= 0; ``nearest`` (n, rows, columns) int64, the position of
-    that patch in the gallery of patches, or -1 where they are compared with no single one. ``scores``, (n,), is
-    what the images come to where that is told as they are compared.
+    that patch in the gallery of patches, or -1 where they are compared with no single one. ``scores``, (n,),
+    is what the images come to where that is told as they are compared.
     """
 
     distances: Features

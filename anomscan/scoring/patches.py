@@ -97,7 +97,10 @@ class PatchGallery(NormalPatches):
 
     @classmethod
     def build(cls, bank: Bank, seed: int, exact_up_to: int | None = None) -> tuple[PatchGallery, GalleryInfo]:
-        """A gallery of what the bank holds, and what it is; searched exactly where it is no larger than that."""
+        """A gallery of what the bank holds, and what it is.
+
+        One of no more than ``exact_up_to`` patches is searched exactly, or of ``_EXACT_UP_TO``.
+        """
         kept, limit = bank.patches(), _EXACT_UP_TO if exact_up_to is None else exact_up_to
         gallery, info = Gallery.build_fast(kept.features, "euclidean", seed, limit, _LISTS)
         return cls(gallery, kept.images, kept.places, bank.paths, bank.grid), info

@@ -198,7 +198,9 @@ def test_places_that_do_not_fit_are_damage(tmp_path: Path, name: str, value: Any
 @pytest.mark.parametrize("shape", [(ROWS, COLUMNS + 1), (ROWS + 1, COLUMNS), (COLUMNS, ROWS), (3, COLUMNS)])
 def test_a_network_with_another_grid_is_refused(shape: tuple[int, int]) -> None:
     gallery = gallery_of(made(3))
-    with pytest.raises(ModelDamaged, match=rf"gives {shape[0]} x {shape[1]} patches .* on 4 x 5; adapt again"):
+    with pytest.raises(
+        ModelDamaged, match=rf"gives {shape[0]} x {shape[1]} patches .* on 4 x 5; adapt again"
+    ):
         gallery.maps(np.zeros((1, *shape, 6), np.float32))
 
 
