@@ -139,11 +139,9 @@ def build_from(
     extractor = Extractor(network.graph, available_cores())
     preprocessing = network.preprocessing
     tiles, looks = preprocessing.tile_count, network.focus.looks
-    bank = None
-    if looks != "image":
-        kind = patched_class(network.focus.procedure)
-        bank = kind.banks(most or kind.most, network.method.seed, tiles)
-    few = spread(normals.sources, tiles, with_patches=bank is not None)
+    kind = patched_class(network.focus.procedure)
+    bank = kind.banks(most or kind.most, network.method.seed, tiles) if looks != "image" else None
+    few = spread(normals.sources, tiles, with_patches=True) if kind.ranks_by_patches else []
     compared = Kept({os.path.abspath(source.path) for source in few})
 
     def take_both(patches: Features, paths: list[str]) -> None:
