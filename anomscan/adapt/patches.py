@@ -72,7 +72,9 @@ class PatchTrunk(nn.Module):
         tokens = stage[:, self.prefix :]
         side = round(tokens.shape[1] ** 0.5)
         if side**2 != tokens.shape[1]:
-            raise UsageError("the tokens of this backbone lie on no square grid; use another, or --focus image")
+            raise UsageError(
+                "the tokens of this backbone lie on no square grid; use another, or --focus image"
+            )
         return tokens.transpose(1, 2).reshape(stage.shape[0], tokens.shape[2], side, side)
 
 

@@ -110,7 +110,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "adib": Preset(Logistic(), _OUTLIERS, regularizer=L2SP(), trainable=Everything()),
     "adra": Preset(Logistic(), _OUTLIERS, trainable=ResidualAdapters()),
-    # Strides of the stages: PatchCore sec. 3.1; SPADE sec. 4.1; PaDiM sec. 3.1 and, d = 100, sec. 4.3.
+    # Strides of the stages: PatchCore sec. 3.1, SPADE sec. 3.4, PaDiM sec. 3.1; d as for its ResNet-18.
     "patchcore": Preset(
         scorer="knn-euclidean", looks="patch", patches=PaperPatches("patchcore", (8, 16), neighbourhood=3)
     ),

@@ -104,4 +104,4 @@ class EveryPatch(NormalPatches):
         some = np.linspace(0, len(features) - 1, min(_LOOKED_AT, len(features))).astype(int)
         if not np.isfinite(features[some]).all():
             raise ModelDamaged(f"{name} holds patches that are no numbers; adapt again")
-        return cls(features.view(np.float16), paths)
+        return cls(np.asarray(features, np.float16), paths)

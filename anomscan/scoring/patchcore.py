@@ -23,7 +23,7 @@ from anomscan.scoring.patches import PatchGallery
 from anomscan.types import Features, Outputs, PatchMaps
 
 SHARE = 0.1
-"""Of the patches of all normals, those that are kept (sec. 4.2)."""
+"""Of the patches of all normals, those that are kept, as in the paper's PatchCore-10 %."""
 NEIGHBOURS = 9
 """b of eq. 7: the nearest patches of the gallery to one of them, itself among them."""
 
