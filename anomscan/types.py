@@ -38,28 +38,36 @@ class PatchMaps:
     """How far each patch of n images is from the nearest patch of a normal.
 
     ``distances`` is (n, rows, columns) float32, >= 0; ``nearest`` (n, rows, columns) int64, the position of
-    that patch in the gallery of patches.
+    that patch in the gallery of patches, or -1 where they are compared with no single one. ``scores``, (n,),
+    is what the images come to where that is told as they are compared.
     """
 
     distances: Features
     nearest: Rows
+    scores: Features | None = None
 
     def __len__(self) -> int:
         return len(self.distances)
 
     def __getitem__(self, place: slice) -> PatchMaps:
-        return PatchMaps(self.distances[place], self.nearest[place])
+        return self._each(lambda a: a[place])
 
     def copy(self) -> PatchMaps:
         """The same in memory of its own."""
-        return PatchMaps(self.distances.copy(), self.nearest.copy())
+        return self._each(lambda a: a.copy())
+
+    def _each(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> PatchMaps:
+        scores = None if self.scores is None else change(self.scores)
+        return PatchMaps(change(self.distances), change(self.nearest), scores)
 
     @classmethod
     def joined(cls, parts: Sequence[PatchMaps]) -> PatchMaps:
         """The images of all ``parts``, one behind the other."""
+        scores = [part.scores for part in parts if part.scores is not None]
         return cls(
             np.concatenate([part.distances for part in parts]),
             np.concatenate([part.nearest for part in parts]),
+            np.concatenate(scores) if scores else None,
         )
 
 

@@ -68,15 +68,18 @@ def fake_model(
     group_by: str = "none",
     steps: int = 0,
     looks: Looks = "image",
+    procedure: str | None = None,
 ) -> Fitted:
     """Make ``folder`` a model of ``normals`` by the fake network; ``share`` of them are held out.
 
-    With ``steps`` the network claims to be trained on those that are not; ``looks`` is at what.
+    With ``steps`` the network claims to be trained on those that are not; ``looks`` is at what, at patches by
+    a ``procedure`` if there is one.
     """
     with ModelDraft.begin(str(folder)) as draft:
         info = parse_scorer(scorer)
         network = fake_network(draft.scratch, SIZE, normalise=info.metric == "cosine", looks=looks)
-        network = replace(network, method=replace(network.method, steps=steps))
+        focus = replace(network.focus, procedure=procedure)
+        network = replace(network, method=replace(network.method, steps=steps), focus=focus)
         found = Normals.find(str(normals)).split(HoldOut(share, group_by), seed=0)
         preprocessing = replace(network.preprocessing, reading=found.look.reading)
         network = replace(network, preprocessing=preprocessing)

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.nn import functional
 
 from anomscan.adapt.backbones import Backbone
@@ -70,7 +71,7 @@ class Sight:
 
     info: FocusInfo
     factor: float = 1.0
-    patches: WhitenedPatches | None = None
+    patches: nn.Module | None = None
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from anomscan.files.storage import storage_of
 from anomscan.images.decode import Decoded
 from anomscan.images.find import Found, Source, Unreadable
 from anomscan.network.extractor import IMAGE, PATCHES, Extractor
-from anomscan.network.network import EXTRACTOR, WEIGHTS, MethodInfo, Network
+from anomscan.network.network import EXTRACTOR, WEIGHTS, FocusInfo, MethodInfo, Network
 from anomscan.pipeline import available_cores, counted
 from anomscan.scoring.info import ScorerInfo
 from anomscan.types import Features, Metric, Preprocessing, Progress
@@ -62,7 +62,22 @@ def check(options: AdaptOptions) -> None:
     if not preset.trains and (options.steps is not None or options.time_budget is not None):
         raise UsageError(f"{options.method} does not train; leave --steps and --time-budget out")
     check_focus(options.focus)
+    if preset.patches is not None:
+        _check_paper(options)
     find_others(preset, options)
+
+
+def _check_paper(options: AdaptOptions) -> None:
+    """Raise UsageError where a paper's procedure for patches is to be mixed with something else."""
+    method, focus = options.method, options.focus
+    if focus.looks not in (None, "auto", "patch"):
+        raise UsageError(f"{method} looks at patches in its own way; leave --focus {focus.looks} out")
+    if options.scorer is not None:
+        raise UsageError(f"{method} has a scorer of its own; leave --scorer out")
+    if focus.budget is not None:
+        raise UsageError(f"{method} looks at one size, which --size sets; leave --budget out")
+    if options.tiles.asked:
+        raise UsageError(f"{method} looks at whole images; leave --tiles and --defect out")
 
 
 def make_network(
@@ -128,6 +143,10 @@ def _sight(
     progress: Progress,
 ) -> Sight:
     """What to look at: as asked for, or as the method does; a scorer that was named looks at the image."""
+    if preset.patches is not None:
+        name, size = preset.patches.procedure, backbone.preprocessing.height
+        info = FocusInfo("patch", f"as {name} does", size, procedure=name)
+        return Sight(info, patches=preset.patches.of(backbone, options.seed))
     looks = options.focus.looks or ("image" if options.scorer is not None else preset.looks)
     rules = backbone.preprocessing
     middle = rules.tile_count // 2

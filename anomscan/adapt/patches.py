@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -12,12 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anomscan.adapt.backbones import Backbone
+from anomscan.adapt.parts import Part
 from anomscan.adapt.stages import channels_first, exposing
 from anomscan.errors import UsageError
 from anomscan.types import Features
 
 STRIDES = (8, 16)
 """Of the two stages that patches are made of; the coarser decides how many there are."""
+GRID_STRIDE = 8
+"""Of the stage whose grid the patches of the papers lie on."""
 RIDGE = 0.03
 """Share of the mean variance that is added to every direction's before whitening."""
 LARGEST = 256
@@ -26,13 +30,12 @@ FACTORS = (1.0, 1.5, 2.0)
 """Sides of the input, in those of the backbone's own, at which patches can be looked at."""
 
 
-def patch_stages(backbone: Backbone) -> list[str]:
-    """The last stages of stride 8 and 16; of a network with one stride, at a half and three quarters."""
+def patch_stages(backbone: Backbone, strides: Sequence[int] = STRIDES) -> list[str]:
+    """The last stages of these strides; of a network with one stride, at three quarters, a half ..."""
     names = [name for name, _ in backbone.stages]
-    strides = {stride for _, stride in backbone.stages}
-    if len(strides) == 1:
-        return [names[len(names) // 2], names[3 * len(names) // 4]]
-    found = [[name for name, stride in backbone.stages if stride == wanted] for wanted in STRIDES]
+    if len({stride for _, stride in backbone.stages}) == 1:
+        return [names[quarter * len(names) // 4] for quarter in range(4 - len(strides), 4)]
+    found = [[name for name, stride in backbone.stages if stride == wanted] for wanted in strides]
     return [stage[-1] for stage in found if stage] or [names[0]]
 
 
@@ -43,14 +46,18 @@ class PatchTrunk(nn.Module):
     blurs what is small: without it defects of 1 % of the side are found much more often, see docs/methods.md.
     """
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, strides: Sequence[int] = STRIDES) -> None:
         super().__init__()
-        self.body = exposing(backbone.model, patch_stages(backbone), head=False)
+        self.body = exposing(backbone.model, patch_stages(backbone, strides), head=False)
         self.prefix = int(getattr(backbone.model, "num_prefix_tokens", 0))
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Normalised pixels (N, 3, H, W) to the (N, C, rows, columns) of each stage."""
+        return [self._map(stage) for stage in self.body(images)]
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised pixels (N, 3, H, W) to patches (N, rows, columns, C)."""
-        maps = [self._map(stage) for stage in self.body(images)]
+        maps = self.maps(images)
         rows, columns = min((stage.shape[2:] for stage in maps), key=lambda shape: shape[0])
         finer = [
             stage if stage.shape[2] == rows else functional.adaptive_avg_pool2d(stage, (rows, columns))
@@ -65,7 +72,9 @@ class PatchTrunk(nn.Module):
         tokens = stage[:, self.prefix :]
         side = round(tokens.shape[1] ** 0.5)
         if side**2 != tokens.shape[1]:
-            raise UsageError("the tokens of this backbone lie on no square grid; use --focus image")
+            raise UsageError(
+                "the tokens of this backbone lie on no square grid; use another, or --focus image"
+            )
         return tokens.transpose(1, 2).reshape(stage.shape[0], tokens.shape[2], side, side)
 
 
@@ -90,6 +99,81 @@ class WhitenedPatches(nn.Module):
         """Normalised pixels to patches."""
         patches: Tensor = (self.trunk(images) - self.mean) @ self.matrix
         return patches
+
+
+class StackedPatches(nn.Module):
+    """The outputs of stages as they are, side by side on the grid of the one of stride ``GRID_STRIDE``.
+
+    A coarser one is interpolated, a finer one averaged over the area of each place.
+
+    Args:
+        trunk: gives the stages.
+        neighbourhood: each place is the mean over so many x so many around it, an odd number (PatchCore eq. 1
+            and 2); at the border, over those that there are.
+        components: positions of those that are kept; None for all.
+    """
+
+    kept: Tensor | None
+
+    def __init__(
+        self, trunk: PatchTrunk, neighbourhood: int = 1, components: NDArray[np.int64] | None = None
+    ) -> None:
+        super().__init__()
+        self.trunk, self.neighbourhood = trunk, neighbourhood
+        self.register_buffer("kept", None if components is None else torch.from_numpy(components))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised pixels to patches (N, rows, columns, C)."""
+        maps = self.trunk.maps(images)
+        if self.neighbourhood > 1:
+            maps = [
+                functional.avg_pool2d(
+                    stage, self.neighbourhood, 1, self.neighbourhood // 2, count_include_pad=False
+                )
+                for stage in maps
+            ]
+        rows, columns = (round(side / GRID_STRIDE) for side in images.shape[2:])
+        if all(stage.shape[2] < rows for stage in maps):
+            rows, columns = max((stage.shape[2:] for stage in maps), key=lambda shape: shape[0])
+        stacked = torch.cat([_on_grid(stage, rows, columns) for stage in maps], dim=1).permute(0, 2, 3, 1)
+        return stacked if self.kept is None else stacked.index_select(3, self.kept)
+
+
+def _on_grid(stage: Tensor, rows: int, columns: int) -> Tensor:
+    """(N, C, ...) on another grid."""
+    if stage.shape[2] == rows:
+        return stage
+    if stage.shape[2] > rows:
+        return functional.adaptive_avg_pool2d(stage, (rows, columns))
+    return functional.interpolate(stage, (rows, columns), mode="bilinear", align_corners=False)
+
+
+@dataclass(frozen=True)
+class PaperPatches(Part):
+    """The patches of a paper, and the name by which ``scoring.registry.PROCEDURES`` knows what compares them.
+
+    Outputs of the last stages of ``strides``, see ``StackedPatches``; ``components`` is how many of all are
+    kept, chosen at random, with None all of them.
+    """
+
+    procedure: str
+    strides: tuple[int, ...]
+    neighbourhood: int = 1
+    components: int | None = None
+
+    def describe(self) -> str:
+        """In a few words."""
+        return f"patches and their score by {self.procedure}"
+
+    def of(self, backbone: Backbone, seed: int) -> StackedPatches:
+        """Of a network; raises UsageError where it has no grid of patches."""
+        trunk, own = PatchTrunk(backbone, self.strides), backbone.preprocessing
+        with torch.no_grad():
+            stages = trunk.maps(torch.zeros(1, 3, own.height, own.width))
+        length, kept = sum(stage.shape[1] for stage in stages), None
+        if self.components is not None and self.components < length:
+            kept = np.sort(np.random.default_rng(seed).permutation(length)[: self.components])
+        return StackedPatches(trunk, self.neighbourhood, kept)
 
 
 class Whitening:
@@ -162,7 +246,7 @@ class Reduced(nn.Module):
 class WithPatches(nn.Module):
     """Features of the image, at the backbone's own size, and of its patches, at that of the input."""
 
-    def __init__(self, factor: float, image: Sequence[nn.Module], patches: WhitenedPatches) -> None:
+    def __init__(self, factor: float, image: Sequence[nn.Module], patches: nn.Module) -> None:
         super().__init__()
         self.reduced, self.image, self.patches = Reduced(factor), nn.Sequential(*image), patches
 

@@ -16,6 +16,7 @@ from anomscan.adapt.objectives import (
     Sum,
 )
 from anomscan.adapt.parts import FurtherFolder, Part
+from anomscan.adapt.patches import PaperPatches
 from anomscan.adapt.readouts import Head, Readout, RootedHead, RootedStages
 from anomscan.adapt.regularizers import L2SP, ElasticWeightConsolidation, Regularizer
 from anomscan.adapt.stopping import AllSteps, Samplewise, Stopping
@@ -42,7 +43,8 @@ class Preset:
 
     ``objective`` None leaves the network as it is (DN2). ``views`` is how many random views of every
     image are drawn, once, for an objective that compares two. ``scorer`` is a name of ``scoring.registry``;
-    ``looks`` is at what, see ``options.FocusChoice``: the papers look at whole images.
+    ``looks`` is at what, see ``options.FocusChoice``: most papers look at whole images. ``patches`` None
+    takes anomscan's own, where patches are looked at.
     """
 
     objective: Objective | None = None
@@ -54,6 +56,7 @@ class Preset:
     scorer: str = "knn"
     views: int = 0
     looks: str = "image"
+    patches: PaperPatches | None = None
 
     @property
     def trains(self) -> bool:
@@ -64,7 +67,7 @@ class Preset:
     def parts(self) -> tuple[Part, ...]:
         """Those that matter."""
         training = (self.objective, self.regularizer, self.trainable, self.stopping) if self.trains else ()
-        return tuple(part for part in (*training, self.readout) if part is not None)
+        return tuple(part for part in (*training, self.readout, self.patches) if part is not None)
 
     @property
     def needs(self) -> frozenset[FurtherFolder]:
@@ -107,6 +110,14 @@ PRESETS: dict[str, Preset] = {
     ),
     "adib": Preset(Logistic(), _OUTLIERS, regularizer=L2SP(), trainable=Everything()),
     "adra": Preset(Logistic(), _OUTLIERS, trainable=ResidualAdapters()),
+    # Strides of the stages: PatchCore sec. 3.1, SPADE sec. 3.4, PaDiM sec. 3.1; d as for its ResNet-18.
+    "patchcore": Preset(
+        scorer="knn-euclidean", looks="patch", patches=PaperPatches("patchcore", (8, 16), neighbourhood=3)
+    ),
+    "spade": Preset(scorer="knn-euclidean", looks="patch", patches=PaperPatches("spade", (4, 8, 16))),
+    "padim": Preset(
+        scorer="knn-euclidean", looks="patch", patches=PaperPatches("padim", (4, 8, 16), components=100)
+    ),
     "auto": Preset(
         Sum(MeanShiftedContrastive(), AngularCenter()),
         _AUTO,

@@ -11,9 +11,8 @@ from anomscan.fit.look import EVERYTHING, Gathering
 from anomscan.fit.normals import Normals
 from anomscan.model.folder import ModelDraft
 from anomscan.model.manifest import HoldOut
-from anomscan.scoring.bank import MOST
 from anomscan.scoring.reduction import Reduction
-from anomscan.scoring.registry import asked_scorer, make_scorer, scorer_class
+from anomscan.scoring.registry import asked_scorer, make_scorer, patched_class, scorer_class
 from anomscan.types import Progress
 
 
@@ -56,6 +55,7 @@ def adapt(
     info = asked_scorer(options.scorer, preset.scorer, preset.learns, options.method)
     reduction = Reduction.parse(reduce) if reduce else None
     scorer_class(info.name).check(reduction)
+    patched_class(preset.patches.procedure if preset.patches else None).check(reduction)
     check(options)
     normals = Normals.find(root, gathering, progress).split(rule or HoldOut(), options.seed)
     options = replace(options, reading=normals.look.reading)
@@ -63,4 +63,4 @@ def adapt(
         options = replace(options, going_on=GoingOn(draft.checkpoint, say))
         network = make_network(normals.sources, options, info, draft.scratch, progress)
         scorer = make_scorer(info, network.learnt)
-        return build_from(draft, network, scorer, normals, progress, reduction, options.focus.most or MOST)
+        return build_from(draft, network, scorer, normals, progress, reduction, options.focus.most)

@@ -22,11 +22,11 @@ from anomscan.model.suspects import SUSPECTS, Suspects
 from anomscan.network.extractor import Extractor
 from anomscan.network.network import Network
 from anomscan.pipeline import available_cores
-from anomscan.scoring.bank import MOST, Bank
+from anomscan.scoring.bank import Bank
 from anomscan.scoring.base import Scorer
-from anomscan.scoring.focused import Focused
 from anomscan.scoring.info import PatchInfo
 from anomscan.scoring.reduction import Reduction
+from anomscan.scoring.registry import patched_class
 from anomscan.scoring.tiled import tiled
 from anomscan.text import many, now, printable
 from anomscan.types import Outputs, Progress
@@ -80,17 +80,18 @@ def build(
     """
     progress("building the gallery", 0, None, "")
     held_out, seed = material.held_out, network.method.seed
-    focused, focus = None, network.focus
+    patched, focus = None, network.focus
     if material.bank is not None:
-        focused = Focused.of(scorer, focus.looks, material.bank, seed, focus.weight, material.known)
-    scorer = tiled(focused or scorer, network.preprocessing.tiles)
+        kind = patched_class(focus.procedure)
+        patched = kind.of(scorer, focus.looks, material.bank, seed, focus.weight, material.known)
+    scorer = tiled(patched or scorer, network.preprocessing.tiles)
     indexed = scorer.fit(material.outputs, seed, reduction)
     if held_out is not None:
         outputs = held_out.compared(scorer)
         scores = scorer.score(outputs, scorer.info.k)
         draft.put(held_out.calibration.rescored(scores).save(draft.scratch)).put(held_out.save(draft.scratch))
-        if focused and outputs.maps:
-            focused.look_normal(scorer.pictured(outputs.maps))
+        if patched and outputs.maps:
+            patched.look_normal(scorer.pictured(outputs.maps))
     suspects = suspect(scorer)
     if suspects is not None:
         draft.put(suspects.save(draft.scratch))
@@ -112,7 +113,7 @@ def build(
             calibration=held_out.info if held_out else None,
             changes=material.changes,
             focus=network.focus,
-            patches=focused.patch_info if focused else None,
+            patches=patched.patch_info if patched else None,
         )
     )
 
@@ -124,22 +125,24 @@ def build_from(
     normals: Normals,
     progress: Progress,
     reduction: Reduction | None = None,
-    most: int = MOST,
+    most: int | None = None,
 ) -> Fitted:
     """Embed the normals with the network that will score, and build the model from them.
 
-    ``most`` is how many patches the gallery holds at most.
+    ``most`` is how many patches the gallery holds at most; None for as many as there usually are.
 
     Raises:
         InputError: no normal can be read.
+        UsageError: there are more patches than may be kept, where all must be.
         GalleryTooSmall, OutputError: see ``build``.
     """
     extractor = Extractor(network.graph, available_cores())
     preprocessing = network.preprocessing
     tiles, looks = preprocessing.tile_count, network.focus.looks
-    bank = Bank(most, network.method.seed, tiles) if looks != "image" else None
+    kind = patched_class(network.focus.procedure)
+    bank = kind.banks(most or kind.most, network.method.seed, tiles) if looks != "image" else None
     compared = None
-    if bank is not None and tiles == 1:
+    if bank is not None and tiles == 1 and kind.ranks_by_patches:
         few = spread(normals.sources, tiles, with_patches=True)
         compared = Kept({os.path.abspath(source.path) for source in few})
 

@@ -25,10 +25,8 @@ from anomscan.images.defects import DEFECTS, places, whole_image, with_defect, w
 from anomscan.images.find import Found, Source
 from anomscan.model.model import Model
 from anomscan.model.whereabouts import Whereabouts
-from anomscan.scoring.bank import Bank
 from anomscan.scoring.base import Scorer
-from anomscan.scoring.focused import Focused
-from anomscan.scoring.registry import scorer_class
+from anomscan.scoring.registry import patched_class, scorer_class
 from anomscan.scoring.tiled import tiled
 from anomscan.stats.calibration import Floats
 from anomscan.types import Features, Outputs, Progress
@@ -243,9 +241,10 @@ def _scorer(model: Model, normals: _Images, rows: np.ndarray) -> Scorer:
     scorer: Scorer = scorer_class(manifest.scorer.name)(whole.info, whole.arrays)
     info = manifest.patches
     if normals.patches is not None and info is not None:
-        bank = Bank(info.most, manifest.method.seed, rules.tile_count)
+        kind = patched_class(manifest.focus.procedure)
+        bank = kind.banks(info.most, manifest.method.seed, rules.tile_count)
         bank.add(normals.patches[rows].astype(np.float32), [normals.paths[i] for i in rows])
-        scorer = Focused.of(scorer, info.looks, bank, manifest.method.seed, info.weight)
+        scorer = kind.of(scorer, info.looks, bank, manifest.method.seed, info.weight)
     scorer = tiled(scorer, rules.tiles)
     scorer.fit(Outputs(normals.outputs.image[rows]), manifest.method.seed)
     return scorer

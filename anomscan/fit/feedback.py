@@ -26,6 +26,7 @@ from anomscan.model.model import Model, read_model
 from anomscan.model.suspects import SUSPECTS, Suspects
 from anomscan.pipeline import available_cores
 from anomscan.scoring.bank import Bank
+from anomscan.scoring.registry import patched_class
 from anomscan.stats.calibration import CALIBRATION
 from anomscan.text import now, printable
 from anomscan.types import Features, Outputs, Progress
@@ -161,11 +162,12 @@ def _features_of(model: Model, positions: list[int]) -> tuple[Features, list[str
 
 def _bank(model: Model) -> Bank | None:
     """The patches of the model's normals, as many as its gallery kept."""
-    patches, info = model.patches, model.manifest.patches
+    patches, info, focus = model.patches, model.manifest.patches, model.manifest.focus
     if patches is None or info is None:
         return None
     seed, tiles = model.manifest.method.seed, model.manifest.preprocessing.tile_count
-    return Bank.of(patches.held(), patches.paths, patches.grid, info.most, seed, tiles)
+    banks = patched_class(focus.procedure).banks
+    return banks.of(patches.held(), patches.paths, patches.grid, info.most, seed, tiles)
 
 
 def _changed(

@@ -17,11 +17,10 @@ from anomscan.model.folder import ModelDraft, linked, read_manifest, verified
 from anomscan.model.manifest import HoldOut, Manifest
 from anomscan.model.model import read_normals
 from anomscan.network.network import EXTRACTOR, WEIGHTS, Network
-from anomscan.scoring.bank import MOST
 from anomscan.scoring.base import SCORER, read_arrays
 from anomscan.scoring.info import Looks, ScorerInfo
 from anomscan.scoring.reduction import Reduction
-from anomscan.scoring.registry import asked_scorer, make_scorer, parse_scorer, scorer_class
+from anomscan.scoring.registry import asked_scorer, make_scorer, parse_scorer, patched_class, scorer_class
 from anomscan.types import Arrays, Levels, Progress
 
 
@@ -81,6 +80,7 @@ def index(
     with ModelDraft.begin(folder, wait) as draft:
         manifest = draft.base() if options.backbone is None else None
         if manifest is not None:
+            _check_paper(manifest.focus.procedure, options)
             network, info = existing(folder, manifest, options.scorer, draft.scratch)
             network = _focused(network, options.focus)
             normals, notes = _split(normals, rule or HoldOut(), folder, manifest)
@@ -89,16 +89,28 @@ def index(
             normals = normals.split(rule or HoldOut(), seed=0)
             network, info = _pretrained(normals, options, draft.scratch, progress)
         scorer_class(info.name).check(reduction)
+        patched_class(network.focus.procedure).check(reduction)
         preprocessing = replace(network.preprocessing, reading=normals.look.reading)
         network = replace(network, preprocessing=preprocessing)
         if options.int8:
             progress("reducing the extractor to 8 bits", 0, None, "")
             network = in_int8(network, normals.sources, draft.scratch, info.metric, force=options.force)
         scorer = make_scorer(info, network.learnt)
-        before = manifest.patches.most if manifest is not None and manifest.patches else MOST
+        before = manifest.patches.most if manifest is not None and manifest.patches else None
         most = options.focus.most or before
         fitted = build_from(draft, network, scorer, normals, progress, reduction, most)
         return replace(fitted, notes=[*fitted.notes, *notes])
+
+
+def _check_paper(procedure: str | None, options: IndexOptions) -> None:
+    """Raise UsageError where the network of a paper's procedure is to be used for something else."""
+    looks = options.focus.looks
+    other = options.scorer is not None or options.tiles.asked or looks not in (None, "auto", "patch")
+    if procedure is not None and other:
+        raise UsageError(
+            f"the model looks at patches as {procedure} does; leave --scorer, --tiles, --defect and --focus "
+            "out, or adapt again by another method"
+        )
 
 
 def _known(folder: str, options: IndexOptions) -> Manifest | None:

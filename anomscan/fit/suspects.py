@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +26,8 @@ from numpy.typing import NDArray
 from anomscan.fit.held_out import HeldOut, Kept
 from anomscan.model.suspects import Suspect, Suspects
 from anomscan.scoring.base import Scorer, knn_score
-from anomscan.scoring.focused import Focused
 from anomscan.scoring.gallery import Gallery
-from anomscan.scoring.patches import PatchGallery, peaks
+from anomscan.scoring.patched import Patched
 from anomscan.stats.calibration import Floats, benjamini_hochberg
 from anomscan.types import Features, Metric
 
@@ -61,16 +61,17 @@ def find_suspects(
     """
     patch, weight = None, 1.0
     ranked, rows = list(paths), np.arange(len(paths))
-    if isinstance(scorer, Focused) and kept is not None and (patches := kept.patches()) is not None:
+    patched = scorer if isinstance(scorer, Patched) and scorer.ranks_by_patches else None
+    if patched is not None and kept is not None and (patches := kept.patches()) is not None:
         places = {path: i for i, path in enumerate(paths)}
         ranked, rows = kept.paths, np.array([places[path] for path in kept.paths], np.int64)
-        patch = patch_scores_without(scorer.patches, patches, ranked, copies)
-        weight = 0.0 if scorer.looks == "patch" else scorer.patch_info.weight
+        patch = patch_scores_without(patched, patches, ranked, copies)
+        weight = 0.0 if patched.looks == "patch" else patched.patch_info.weight
     features = features[rows]
     if held_out is not None:
         others = held_out.calibration
-        if patch is not None and held_out.patches is not None and isinstance(scorer, Focused):
-            more = patch_scores_without(scorer.patches, held_out.patches, others.paths, copies)
+        if patched is not None and patch is not None and held_out.patches is not None:
+            more = patch_scores_without(patched, held_out.patches, others.paths, copies)
             patch = np.concatenate([patch, more])
         ranked, features = [*ranked, *others.paths], np.concatenate([features, others.features])
     few = np.linspace(0, len(ranked) - 1, min(MOST_RANKED, len(ranked))).astype(np.int64)
@@ -159,22 +160,23 @@ def rank(
 
 
 def patch_scores_without(
-    gallery: PatchGallery, patches: np.ndarray, paths: Sequence[str], copies: Mapping[str, int]
+    scorer: Patched[Any], patches: np.ndarray, paths: Sequence[str], copies: Mapping[str, int]
 ) -> Features:
     """The patch score of n normals, (n, rows, columns, C) float16, by the patches of the others.
 
     Args:
-        gallery: what to compare with; of a normal's own patches and those of its copies nothing counts.
+        scorer: what to compare by; of a normal's own patches and those of its copies nothing counts.
         patches: of the normals.
         paths: of the normals, some of which the gallery has.
         copies: see ``rank``.
     """
-    sets = {path: copies.get(path, -1 - i) for i, path in enumerate(gallery.paths)}
-    known = np.array([sets[path] for path in gallery.paths], np.int64)
+    gallery = scorer.patches.paths
+    sets = {path: copies.get(path, -1 - i) for i, path in enumerate(gallery)}
+    known = np.array([sets[path] for path in gallery], np.int64)
     own = np.array([copies.get(path, sets.get(path, -1 - len(known) - i)) for i, path in enumerate(paths)])
     blocks = [slice(i, i + _BLOCK) for i in range(0, len(patches), _BLOCK)]
     return np.concatenate(
-        [peaks(gallery.maps_apart(own[block], known, patches[block].astype(np.float32))) for block in blocks]
+        [scorer.apart(own[block], known, patches[block].astype(np.float32)) for block in blocks]
     )
 
 

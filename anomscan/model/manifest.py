@@ -137,6 +137,8 @@ class Manifest:
             spread.deviation > 0 for spread in (patches.image, patches.peak, patches.average)
         ):
             raise ValueError("the spreads of scores make no sense")
+        if self.focus.procedure is not None and patches is None:
+            raise ValueError("patches are compared by a procedure, and there are none")
 
     @property
     def least_schema(self) -> int:

@@ -13,8 +13,8 @@ from anomscan.network.extractor import Extractor
 from anomscan.network.network import EXTRACTOR
 from anomscan.scoring.base import INDEX, SCORER, Scorer
 from anomscan.scoring.gallery import Gallery
-from anomscan.scoring.patches import PATCHES, PLACES, PatchGallery
-from anomscan.scoring.registry import scorer_class
+from anomscan.scoring.patches import NormalPatches
+from anomscan.scoring.registry import patched_class, scorer_class
 from anomscan.scoring.tiled import tiled
 from anomscan.stats.calibration import CALIBRATION, Calibration
 from anomscan.types import Outputs
@@ -42,8 +42,8 @@ class Model:
         return self.scorer.gallery
 
     @property
-    def patches(self) -> PatchGallery | None:
-        """The scorer's gallery of patches, if it looks at any."""
+    def patches(self) -> NormalPatches | None:
+        """The patches of normals that the scorer compares with, if it looks at any."""
         return self.scorer.patches
 
     def __post_init__(self) -> None:
@@ -91,10 +91,9 @@ def read_scorer(folder: str, manifest: Manifest) -> Scorer:
     tiles = manifest.preprocessing.tiles
     if manifest.patches is None:
         return tiled(image, tiles)
-    from anomscan.scoring.focused import Focused
-
-    places = {role: verified(folder, manifest, role) for role in (PATCHES, PLACES)}
-    return tiled(Focused.over(image, manifest.patches, places), tiles)
+    patched = patched_class(manifest.focus.procedure)
+    places = {role: verified(folder, manifest, role) for role in patched.roles}
+    return tiled(patched.over(image, manifest.patches, places), tiles)
 
 
 def write_normals(folder: Path, normals: list[str]) -> dict[str, Path]:

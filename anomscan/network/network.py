@@ -42,7 +42,8 @@ class FocusInfo:
     """What was decided to look at, and why: see ``adapt.focus``.
 
     ``size`` is the side in pixels at which patches are looked at, 0 where they are not; ``weight`` what the
-    whole image counts for beside them; ``measured`` what the choice was made by.
+    whole image counts for beside them; ``measured`` what the choice was made by; ``procedure`` the paper's by
+    which patches are compared, see ``scoring.registry``, or None for anomscan's own.
     """
 
     looks: Literal["image", "patch", "both"] = "image"
@@ -50,6 +51,7 @@ class FocusInfo:
     size: int = 0
     weight: float = 1.0
     measured: dict[str, Any] = field(default_factory=dict)
+    procedure: str | None = None
 
     def describe(self) -> str:
         """In a few words."""

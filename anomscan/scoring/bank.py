@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,8 +53,12 @@ class Bank:
         tiles: of an image, whose patches stand below each other; 1 of one that is looked at as a whole.
     """
 
+    share: ClassVar[float] = 1.0
+    """Of all patches that came, the most that are kept."""
+
     def __init__(self, most: int = MOST, seed: int = 0, tiles: int = 1) -> None:
         self.most, self._seed, self.tiles = most, seed, tiles
+        self._came = 0
         self._parts: list[Patches] = []
         self._waiting = 0
         self.paths: list[str] = []
@@ -70,10 +75,11 @@ class Bank:
         most: int,
         seed: int,
         tiles: int = 1,
-    ) -> Bank:
+    ) -> Self:
         """A bank that holds patches already."""
         bank = cls(most, seed, tiles)
         bank.paths, bank.grid, bank._parts = list(paths), grid, [patches]
+        bank._came = round(len(patches) / cls.share)
         return bank
 
     def add(self, patches: Features, paths: list[str]) -> None:
@@ -91,6 +97,7 @@ class Bank:
             top = high * ((first + i) % self.tiles)
             self._consider(first + i, patches[i, top : top + high])
         self.paths += paths
+        self._came += len(images)
         self._waiting += len(images)
         if self._waiting >= WAITING:
             self._reduce()
@@ -110,8 +117,9 @@ class Bank:
 
     def _reduce(self) -> None:
         patches = _joined(self._parts)
-        if len(patches) > self.most:
-            patches = patches.at(np.sort(coreset(patches.features, self.most, self._seed, _PROJECTION)))
+        most = min(self.most, max(1, round(self.share * self._came)))
+        if len(patches) > most:
+            patches = patches.at(np.sort(coreset(patches.features, most, self._seed, _PROJECTION)))
         self._parts, self._waiting = [patches], 0
 
     def patches(self) -> Patches:

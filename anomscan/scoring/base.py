@@ -22,7 +22,7 @@ from anomscan.types import Arrays, Features, Outputs, PatchMaps, Rows
 
 if TYPE_CHECKING:
     from anomscan.network.graph import Graph, GraphOutputs, Value
-    from anomscan.scoring.patches import PatchGallery
+    from anomscan.scoring.patches import NormalPatches
 
 INDEX, SCORER = "index", "scorer"
 """Roles of a scorer's files: the gallery, and the arrays that it learnt."""
@@ -101,7 +101,7 @@ class Scorer(ABC):
     takes_centroids: ClassVar[bool] = True
     """Whether its gallery may hold vectors that are no normal's."""
 
-    patches: PatchGallery | None = None
+    patches: NormalPatches | None = None
     """What it compares patches with, if it does."""
 
     def __init__(self, info: ScorerInfo, arrays: Arrays | None = None) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anomscan.errors import ModelDamaged
 from anomscan.scoring.bank import Bank
 from anomscan.scoring.base import Indexed, Scorer
-from anomscan.scoring.info import Looks, PatchInfo, Spread
+from anomscan.scoring.info import GalleryInfo, PatchInfo, Spread
+from anomscan.scoring.patched import SMALLEST, UNKNOWN, Patched
 from anomscan.scoring.patches import PatchGallery, averages, in_peak, peaks
 from anomscan.scoring.reduction import Reduction
 from anomscan.types import Features, Outputs, PatchMaps
@@ -20,110 +22,60 @@ from anomscan.types import Features, Outputs, PatchMaps
 if TYPE_CHECKING:
     from anomscan.network.graph import Graph, GraphOutputs, Value
 
-DARK = 0.95
-"""Share of the normals whose hottest patch is dark in a picture."""
-BRIGHT = 2.0
-"""A patch that is so many times as far as that is as bright as any."""
-_SMALLEST, _NARROWEST = 1e-6, 1e-3
+_NARROWEST = 1e-3
 _FAR = 12.0
 """Standard deviations below the normals' mean that a score is at least; a copy has none."""
 
-_UNKNOWN = Spread(0.0, 1.0)
 
-
-class Focused(Scorer):
+class Focused(Patched[PatchGallery]):
     """The distances of the patches, alone or with what another scorer makes of the whole image.
 
     All are brought to a scale on which they spread alike: the logarithm, minus the mean of those of the
     normals, over their standard deviation, measured on normals, each among the *others*. The patches' score
     is the larger of that of their peak, which a small defect raises, and of their average, which a large one
     does; with that of the whole image it is averaged.
-
-    Args:
-        image: scores whole images; its gallery also tells the nearest normal and copies.
-        looks: at patches, or at both.
-        patches: what to compare with, and ``info`` what it is; by ``fit`` or ``load``.
     """
 
     name = "focused"
-
-    def __init__(self, image: Scorer, looks: Looks, patches: PatchGallery, info: PatchInfo) -> None:
-        super().__init__(image.info, image.arrays)
-        self.image, self.looks, self.patch_info = image, looks, info
-        self.patches: PatchGallery = patches
-        self._tiles = 1
-        if hasattr(image, "gallery"):
-            self.gallery = image.gallery
-
-    @classmethod
-    def of(
-        cls,
-        image: Scorer,
-        looks: Looks,
-        bank: Bank,
-        seed: int,
-        weight: float = 1.0,
-        known: PatchInfo | None = None,
-    ) -> Self:
-        """A scorer yet to be fitted on whole images, with the patches of a bank.
-
-        ``weight`` is that of the whole image; ``known`` what an earlier fit measured, kept where normals were
-        added or removed.
-        """
-        patches, gallery = PatchGallery.build(bank, seed)
-        if known is not None:
-            return cls(image, looks, patches, replace(known, gallery=gallery))
-        positions, sample = bank.sample()
-        distances = patches.maps_without(positions, sample)
-        hottest = distances.max(axis=(1, 2))
-        dark = max(float(np.quantile(hottest, 1 - (1 - DARK) / bank.tiles)), _SMALLEST)
-        info = PatchInfo(
-            looks="patch" if looks == "patch" else "both",
-            gallery=gallery,
-            image=_UNKNOWN,
-            peak=_spread(peaks(distances)),
-            average=_spread(averages(distances)),
-            dark=dark,
-            bright=BRIGHT * dark,
-            weight=weight,
-            most=bank.most,
-        )
-        focused = cls(image, looks, patches, info)
-        focused._tiles = bank.tiles
-        return focused
-
-    @property
-    def whole(self) -> Scorer:
-        """The part that scores images as a whole."""
-        return self.image
+    title = "anomscan"
 
     def fit(self, normals: Outputs, seed: int, reduction: Reduction | None = None) -> Indexed:
-        """As every scorer, on the whole images."""
-        indexed = self.image.fit(normals, seed, reduction)
-        self.info, self.arrays, self.gallery = self.image.info, self.image.arrays, self.image.gallery
-        if self.patch_info.image == _UNKNOWN:
+        """As every scorer, on the whole images; and how their scores spread."""
+        indexed = super().fit(normals, seed, reduction)
+        if self.patch_info.image == UNKNOWN:
             spread = _spread(self.image.among_others(normals, self._tiles, indexed.rows))
             self.patch_info = replace(self.patch_info, image=spread)
         return indexed
 
-    def learn(self, features: Features, seed: int) -> None:
-        """What the scorer of whole images learns."""
-        self.image.learn(features, seed)
+    @classmethod
+    def stored(cls, bank: Bank, seed: int) -> tuple[PatchGallery, GalleryInfo]:
+        """A gallery of what the bank holds."""
+        return PatchGallery.build(bank, seed)
 
-    def compared(self, outputs: Outputs) -> Outputs:
-        """Distances in the place of patches."""
-        if outputs.patches is None:
-            return outputs
-        return replace(outputs, patches=None, maps=self.patches.maps(outputs.patches))
+    def compare(self, outputs: Outputs, patches: Features) -> PatchMaps:
+        """By the nearest patch of a normal."""
+        return self.patches.maps(patches)
 
-    def aspects(self, outputs: Outputs, k: int) -> dict[str, Features]:
-        """Both scores: the image's in its own unit, the patches' in standard deviations of the normals'."""
-        maps = self.compared(outputs).maps
-        if maps is None:
-            raise ModelDamaged("the extractor gives no patches and the model scores by them; adapt again")
+    def among_other_patches(
+        self, positions: NDArray[np.int32], patches: Features, normals: Outputs
+    ) -> Features:
+        """Without those of the same normal."""
+        return self.patches.maps_without(positions, patches)
+
+    def measured(self, distances: Features) -> PatchInfo:
+        """And how peaks and averages spread."""
+        info = super().measured(distances)
+        return replace(info, peak=_spread(peaks(distances)), average=_spread(averages(distances)))
+
+    def apart(self, own: NDArray[np.int64], sets: NDArray[np.int64], patches: Features) -> Features:
+        """Their peaks."""
+        return peaks(self.patches.maps_apart(own, sets, patches))
+
+    def patch_scores(self, maps: PatchMaps) -> Features:
+        """In standard deviations of the normals': of their peak or of their average."""
         peak = _standard(peaks(maps.distances), self.patch_info.peak)
         average = _standard(averages(maps.distances), self.patch_info.average)
-        return {"image_score": self.image.score(outputs, k), "patch_score": np.maximum(peak, average)}
+        return np.maximum(peak, average)
 
     def score(self, outputs: Outputs, k: int) -> Features:
         """That of the patches, or the weighted mean of both, in standard deviations of the normals'."""
@@ -159,31 +111,22 @@ class Focused(Scorer):
             return self
         return Focused(image, self.looks, patches, self.patch_info)
 
-    def look_normal(self, maps: PatchMaps) -> None:
-        """Let pictures of normals be dark, by the maps of some that are none of its own."""
-        dark = max(float(np.quantile(maps.distances.max(axis=(1, 2)), DARK)), _SMALLEST)
-        self.patch_info = replace(self.patch_info, dark=dark, bright=BRIGHT * dark)
-
-    def save(self, folder: Path) -> dict[str, Path]:
-        """Its files beside those of the scorer of whole images."""
-        return {**self.image.save(folder), **self.patches.save(folder)}
-
     @classmethod
-    def over(cls, image: Scorer, info: PatchInfo, files: Mapping[str, Path]) -> Focused:
+    def over(cls, image: Scorer, info: PatchInfo, files: Mapping[str, Path]) -> Self:
         """Read the patches back and set them over a loaded scorer of whole images; raises ModelDamaged."""
         return cls(image, info.looks, PatchGallery.load(files), info)
 
 
 def _spread(scores: Features) -> Spread:
-    logs = np.log(np.maximum(scores.astype(np.float64), _SMALLEST))
+    logs = np.log(np.maximum(scores.astype(np.float64), SMALLEST))
     return Spread(float(logs.mean()), max(float(logs.std()), _NARROWEST))
 
 
 def _standard(scores: Features, spread: Spread) -> Features:
-    logs = np.log(np.maximum(scores, _SMALLEST))
+    logs = np.log(np.maximum(scores, SMALLEST))
     return np.maximum((logs - spread.mean) / spread.deviation, -_FAR).astype(np.float32)
 
 
 def _standard_graph(graph: Graph, scores: Value, spread: Spread) -> Value:
-    logs = graph.add("Log", graph.add("Max", scores, _SMALLEST))
+    logs = graph.add("Log", graph.add("Max", scores, SMALLEST))
     return graph.add("Max", graph.add("Div", graph.add("Sub", logs, spread.mean), spread.deviation), -_FAR)

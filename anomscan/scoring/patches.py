@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from anomscan.scoring.bank import Bank, Patches
 from anomscan.scoring.base import read_arrays
 from anomscan.scoring.gallery import Gallery
 from anomscan.scoring.info import GalleryInfo
-from anomscan.types import Features, PatchMaps
+from anomscan.types import Arrays, Features, PatchMaps
 
 if TYPE_CHECKING:
     from anomscan.network.graph import Graph, Value
@@ -24,12 +25,56 @@ PATCHES, PLACES = "patches", "places"
 """Roles of its files: the search, and where each patch came from."""
 TOP = 0.005
 """Share of the patches of an image, the farthest, whose mean distance is its peak."""
+_LARGEST_GRID = 1 << 15
 _EXACT_UP_TO, _LISTS = 2000, 32
 # A search that misses the nearest finds one almost as near; so many lists cost less than the network.
 _OTHERS = 16
 
 
-class PatchGallery:
+class NormalPatches(ABC):
+    """Patches of the normals, and where each came from; ``grid`` has the rows and columns of an image."""
+
+    paths: list[str]
+    grid: tuple[int, int]
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many there are."""
+
+    @abstractmethod
+    def origin(self, position: int) -> tuple[str, int, int]:
+        """The normal that a patch came from, and its row and column there."""
+
+    @abstractmethod
+    def held(self) -> Patches:
+        """The patches themselves."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> dict[str, Path]:
+        """Write its files into ``folder``; returns them by role."""
+
+    @abstractmethod
+    def graph(self, graph: Graph, patches: Value) -> Value:
+        """Add the comparison to ``graph``: of patches (N, rows, columns, C) the distances (N, rows, columns).
+
+        Raises:
+            UsageError: it cannot be written as ONNX.
+        """
+
+    def check(self, patches: Features) -> None:
+        """Raise ModelDamaged where (n, rows, columns, C) do not lie on the grid of the normals'.
+
+        One tile of several that stand below each other has a part of the rows.
+        """
+        rows, columns = patches.shape[1:3]
+        if columns != self.grid[1] or not rows or self.grid[0] % rows:
+            raise ModelDamaged(
+                f"the network gives {rows} x {columns} patches and those of the normals lie on "
+                f"{self.grid[0]} x {self.grid[1]}; adapt again"
+            )
+
+
+class PatchGallery(NormalPatches):
     """Patches of the normals, and the nearest of them (SPADE sec. 3.3; PatchCore eq. 5 and 6).
 
     Args:
@@ -51,17 +96,25 @@ class PatchGallery:
         self.gallery, self.images, self.places, self.paths, self.grid = gallery, images, places, paths, grid
 
     @classmethod
-    def build(cls, bank: Bank, seed: int) -> tuple[PatchGallery, GalleryInfo]:
-        """A gallery of what the bank holds, and what it is."""
-        kept = bank.patches()
-        gallery, info = Gallery.build_fast(kept.features, "euclidean", seed, _EXACT_UP_TO, _LISTS)
+    def build(cls, bank: Bank, seed: int, exact_up_to: int | None = None) -> tuple[PatchGallery, GalleryInfo]:
+        """A gallery of what the bank holds, and what it is.
+
+        One of no more than ``exact_up_to`` patches is searched exactly, or of ``_EXACT_UP_TO``.
+        """
+        kept, limit = bank.patches(), _EXACT_UP_TO if exact_up_to is None else exact_up_to
+        gallery, info = Gallery.build_fast(kept.features, "euclidean", seed, limit, _LISTS)
         return cls(gallery, kept.images, kept.places, bank.paths, bank.grid), info
 
     def __len__(self) -> int:
         return len(self.gallery)
 
     def maps(self, patches: Features) -> PatchMaps:
-        """Compare n images, (n, rows, columns, C); one after the other, so that none depends on another."""
+        """Compare n images, (n, rows, columns, C); one after the other, so that none depends on another.
+
+        Raises:
+            ModelDamaged: they lie on another grid than the normals'.
+        """
+        self.check(patches)
         found = [self.gallery.search(image.reshape(-1, image.shape[-1]), 1) for image in patches]
         shape = patches.shape[:3]
         return PatchMaps(
@@ -126,29 +179,50 @@ class PatchGallery:
         """Write its files into ``folder``; texts in ASCII, so that names of any bytes come back exactly."""
         files = {PATCHES: folder / "patches.faiss", PLACES: folder / "places.npz"}
         self.gallery.save(files[PATCHES])
-        texts = np.frombuffer(json.dumps(self.paths).encode("ascii"), np.uint8)
-        grid = np.array(self.grid, np.int64)
-        np.savez(files[PLACES], images=self.images, places=self.places, grid=grid, texts=texts)
+        arrays = written_origin(self.paths, self.grid)
+        np.savez(files[PLACES], images=self.images, places=self.places, **arrays)  # type: ignore[arg-type]
         return files
 
     @classmethod
     def load(cls, files: Mapping[str, Path]) -> PatchGallery:
         """Read it back; nothing in the files is executed. Raises ModelDamaged where they do not fit."""
         gallery, arrays = Gallery.load(files[PATCHES]), read_arrays(files[PLACES])
-        try:
-            images = np.asarray(arrays["images"], np.int32)
-            places = np.asarray(arrays["places"], np.int16)
-            rows, columns = (int(side) for side in arrays["grid"])
-            paths = json.loads(arrays["texts"].tobytes())
-        except (ValueError, TypeError, KeyError) as error:
-            raise ModelDamaged(f"{files[PLACES].name} does not say where patches are from") from error
-        fits = len(images) == len(gallery) and places.shape == (len(gallery), 2) and isinstance(paths, list)
+        name = files[PLACES].name
+        paths, grid = read_origin(arrays, name)
+        images, places = (_whole_numbers(arrays, array, name) for array in ("images", "places"))
+        fits = images.shape == (len(gallery),) and places.shape == (len(gallery), 2)
         if fits and len(images):
-            fits = bool((places >= 0).all() and (places < (rows, columns)).all())
+            fits = bool((places >= 0).all() and (places < grid).all())
             fits = fits and 0 <= images.min() <= images.max() < len(paths)
         if not fits:
-            raise ModelDamaged(f"{files[PLACES].name} does not go with its patches; adapt again")
-        return cls(gallery, images, places, paths, (rows, columns))
+            raise ModelDamaged(f"{name} does not go with its patches; adapt again")
+        return cls(gallery, images.astype(np.int32), places.astype(np.int16), paths, grid)
+
+
+def written_origin(paths: list[str], grid: tuple[int, int]) -> dict[str, NDArray[Any]]:
+    """Paths and a grid as arrays; in ASCII, so that names of any bytes come back exactly."""
+    texts = np.frombuffer(json.dumps(paths).encode("ascii"), np.uint8)
+    return {"grid": np.array(grid, np.int64), "texts": texts}
+
+
+def read_origin(arrays: Arrays, name: str) -> tuple[list[str], tuple[int, int]]:
+    """What ``written_origin`` wrote; raises ModelDamaged, which names the file ``name``."""
+    grid = _whole_numbers(arrays, "grid", name)
+    try:
+        paths = json.loads(arrays["texts"].tobytes())
+    except (ValueError, KeyError, RecursionError) as error:
+        raise ModelDamaged(f"{name} does not say where patches are from; adapt again") from error
+    named = isinstance(paths, list) and all(isinstance(path, str) for path in paths)
+    if not named or grid.shape != (2,) or not ((grid > 0) & (grid < _LARGEST_GRID)).all():
+        raise ModelDamaged(f"{name} does not say where patches are from; adapt again")
+    return paths, (int(grid[0]), int(grid[1]))
+
+
+def _whole_numbers(arrays: Arrays, array: str, name: str) -> NDArray[Any]:
+    """An array of integers; raises ModelDamaged where it is missing or something else."""
+    if array not in arrays or arrays[array].dtype.kind not in "iu":
+        raise ModelDamaged(f"{name} does not say where patches are from; adapt again")
+    return arrays[array]
 
 
 def peaks(distances: Features) -> Features:

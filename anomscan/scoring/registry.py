@@ -9,6 +9,15 @@
 | ``mahalanobis`` | the same, in units of the normals' shrunk covariance | Rippel et al. 2020 |
 | ``samplewise`` | largest of the scores by each checkpoint, over their typical score | PANDA-SES sec. 3 |
 | ``logit`` | output of the layer that learned to tell outliers apart | PANDA eq. 5; ADIB eq. 1 |
+
+Where patches are looked at, what compares these stands over one of them: anomscan's own, ``focused``, or the
+procedure of a paper, which goes with a method.
+
+| procedure | score | source |
+|---|---|---|
+| ``patchcore`` | farthest patch, weighted by the neighbours of its nearest one | PatchCore eq. 5 to 7 |
+| ``spade`` | mean distance to the 50 nearest normals; a map by their patches | SPADE eq. 1 to 3 |
+| ``padim`` | the largest Mahalanobis distance of a patch at its place | PaDiM eq. 1 and 2 |
 """
 
 from __future__ import annotations
@@ -16,7 +25,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anomscan.errors import ModelTooNew, UsageError
 
@@ -25,6 +34,7 @@ if TYPE_CHECKING:
 
     from anomscan.scoring.base import Scorer
     from anomscan.scoring.info import ScorerInfo
+    from anomscan.scoring.patched import Patched
     from anomscan.types import Arrays
 
 
@@ -49,6 +59,12 @@ SCORERS = {
     "logit": Entry("logit", "anomscan.scoring.logit:Logit", learnt=True),
 }
 
+PROCEDURES = {
+    "patchcore": "anomscan.scoring.patchcore:PatchCore",
+    "spade": "anomscan.scoring.spade:Spade",
+    "padim": "anomscan.scoring.padim:Padim",
+}
+
 
 def spellings(*, learnt: bool = True) -> str:
     """Every name on the command line; without ``learnt`` those that go with any method."""
@@ -59,9 +75,24 @@ def scorer_class(name: str) -> type[Scorer]:
     """The class of a recorded name; raises ModelTooNew where this version has none of that name."""
     if name not in SCORERS:
         raise ModelTooNew(f"the model scores by {name!r}, which this version does not know; upgrade anomscan")
-    module, _, attribute = SCORERS[name].where.partition(":")
-    found: type[Scorer] = getattr(import_module(module), attribute)
+    found: type[Scorer] = _imported(SCORERS[name].where)
     return found
+
+
+def patched_class(procedure: str | None) -> type[Patched[Any]]:
+    """What compares patches, anomscan's own with None; raises ModelTooNew where this version has no such."""
+    if procedure is not None and procedure not in PROCEDURES:
+        raise ModelTooNew(
+            f"the model looks at patches by {procedure!r}, which this version does not know; upgrade anomscan"
+        )
+    own = "anomscan.scoring.focused:Focused"
+    found: type[Patched[Any]] = _imported(own if procedure is None else PROCEDURES[procedure])
+    return found
+
+
+def _imported(where: str) -> Any:
+    module, _, attribute = where.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 def parse_scorer(text: str) -> ScorerInfo:

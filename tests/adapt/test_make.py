@@ -19,7 +19,7 @@ from anomscan.adapt.activations import ActivationCache
 from anomscan.adapt.label_free import LabelFree
 from anomscan.adapt.make import check, make_network
 from anomscan.adapt.objectives import Objective
-from anomscan.adapt.options import AdaptOptions, BackboneChoice
+from anomscan.adapt.options import AdaptOptions, BackboneChoice, FocusChoice
 from anomscan.adapt.parts import OUTLIERS
 from anomscan.adapt.presets import PRESETS, Preset, find_preset
 from anomscan.adapt.regularizers import Penalty, Regularizer, trained
@@ -28,6 +28,7 @@ from anomscan.adapt.trainables import LastStage, LastStages
 from anomscan.adapt.views import View
 from anomscan.errors import InputError, UsageError
 from anomscan.images.find import Source, find_images
+from anomscan.images.tiling import TileChoice
 from anomscan.network.extractor import Extractor
 from anomscan.network.network import EXTRACTOR, WEIGHTS, Network
 from anomscan.scoring.registry import asked_scorer
@@ -121,6 +122,25 @@ def test_every_preset_makes_a_network_and_trains_what_it_says(
         ({"method": "stages", "time_budget": 5}, "stages does not train; leave --steps and --time-budget"),
         ({"method": "stages", "scorer": "mean-euclidean"}, "stages gives normalised features"),
         ({"method": "auto", "scorer": "mean-euclidean"}, "auto gives normalised features"),
+        ({"method": "spade", "scorer": "knn"}, "spade has a scorer of its own; leave --scorer out"),
+        ({"method": "padim", "steps": 5}, "padim does not train; leave --steps and --time-budget out"),
+        (
+            {"method": "patchcore", "focus": FocusChoice("both")},
+            "patchcore looks at patches in its own way; leave --focus both out",
+        ),
+        ({"method": "spade", "focus": FocusChoice("image")}, "spade looks at patches in its own way"),
+        (
+            {"method": "padim", "focus": FocusChoice(budget=50)},
+            "padim looks at one size, which --size sets; leave --budget out",
+        ),
+        (
+            {"method": "patchcore", "tiles": TileChoice("2x2")},
+            "patchcore looks at whole images; leave --tiles and --defect out",
+        ),
+        (
+            {"method": "padim", "tiles": TileChoice(defect="12px")},
+            "padim looks at whole images; leave --tiles and --defect out",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_together(
@@ -130,6 +150,18 @@ def test_parts_that_do_not_fit_together(
     named = {name: folders.get(value, value) for name, value in options.items()}
     with pytest.raises(UsageError, match=re.escape(sentence)):
         make(**named)
+
+
+@pytest.mark.parametrize("looks", [None, "auto", "patch"])
+@pytest.mark.parametrize(("method", "length"), [("patchcore", 384), ("spade", 448), ("padim", 100)])
+def test_a_paper_s_patches_are_in_the_graph(make: Make, method: str, length: int, looks: str | None) -> None:
+    network = make(method, focus=FocusChoice(looks))
+    info = network.focus
+    assert (info.looks, info.size, info.procedure) == ("patch", 64, method)
+    assert info.describe() == f"looks at patches: as {method} does"
+    patches = Extractor(network.files[EXTRACTOR], 1).run(PIXELS).patches
+    assert patches is not None
+    assert patches.shape == (len(PIXELS), 8, 8, length)
 
 
 def test_the_metric_decides_the_length_of_features(make: Make) -> None:

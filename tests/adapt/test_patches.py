@@ -14,6 +14,7 @@ from anomscan.adapt.onnx_export import FromPixels, L2Normalise, write_onnx
 from anomscan.adapt.patches import (
     LARGEST,
     RIDGE,
+    PaperPatches,
     PatchTrunk,
     Reduced,
     WhitenedPatches,
@@ -107,6 +108,82 @@ def test_a_finer_stage_is_averaged_over_the_coarser_grid() -> None:
 def test_stages_are_chosen_by_their_strides(stages: list[tuple[str, int]], names: list[str]) -> None:
     backbone = replace(random_backbone("resnet10t", SIZE), stages=tuple(stages))
     assert patch_stages(backbone) == names
+
+
+@pytest.mark.parametrize(
+    ("strides", "names"), [((8, 16), ["c", "d"]), ((4, 8, 16), ["a", "c", "d"]), ((2, 4, 16), ["a", "d"])]
+)
+def test_other_strides_are_other_stages(strides: tuple[int, ...], names: list[str]) -> None:
+    stages = (("a", 4), ("b", 8), ("c", 8), ("d", 16), ("e", 32))
+    assert patch_stages(replace(random_backbone("resnet10t", SIZE), stages=stages), strides) == names
+    flat = replace(random_backbone("resnet10t", SIZE), stages=tuple((str(i), 14) for i in range(8)))
+    assert patch_stages(flat, (4, 8, 16)) == ["2", "4", "6"]
+
+
+def neighbourhood_means(stage: Features) -> Features:
+    """PatchCore eq. 1 and 2 of (N, C, rows, columns): each place is the mean of 3 x 3 around it."""
+    means = np.empty_like(stage)
+    for row in range(stage.shape[2]):
+        for column in range(stage.shape[3]):
+            around = stage[:, :, max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
+            means[:, :, row, column] = around.mean(axis=(2, 3))
+    return means
+
+
+def interpolated(stage: Features, factor: int) -> Features:
+    """(N, C, rows, columns) to so many times as many, linearly between the middles, as at the edge beyond."""
+    for axis in (2, 3):
+        count = stage.shape[axis]
+        places = ((np.arange(factor * count) + 0.5) / factor - 0.5).clip(0, count - 1)
+        low = np.floor(places).astype(int)
+        high = np.minimum(low + 1, count - 1)
+        share = (places - low).reshape([-1 if i == axis else 1 for i in range(4)])
+        stage = np.take(stage, low, axis) * (1 - share) + np.take(stage, high, axis) * share
+    return stage
+
+
+def test_patches_of_patchcore_are_means_of_neighbourhoods_on_the_finer_grid() -> None:
+    backbone = random_backbone("resnet10t", SIZE)
+    module = PaperPatches("patchcore", (8, 16), neighbourhood=3).of(backbone, seed=0)
+    with torch.no_grad():
+        fine, coarse = (stage.numpy() for stage in module.trunk.maps(images(SIZE)))
+    parts = [neighbourhood_means(fine), interpolated(neighbourhood_means(coarse), 2)]
+    expected = np.concatenate(parts, axis=1).transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(given(module, images(SIZE)), expected, atol=1e-4)
+    assert expected.shape == (3, 8, 8, 128 + 256)
+
+
+def test_patches_of_spade_are_a_pyramid_and_padim_s_some_of_it() -> None:
+    backbone = random_backbone("resnet10t", SIZE)
+    module = PaperPatches("spade", (4, 8, 16)).of(backbone, seed=0)
+    with torch.no_grad():
+        finest, fine, coarse = (stage.numpy() for stage in module.trunk.maps(images(SIZE)))
+    assert finest.shape[2:] == (16, 16)
+    averaged = finest.reshape(3, -1, 8, 2, 8, 2).mean(axis=(3, 5))
+    expected = np.concatenate([averaged, fine, interpolated(coarse, 2)], axis=1).transpose(0, 2, 3, 1)
+    found = given(module, images(SIZE))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    some = PaperPatches("padim", (4, 8, 16), components=100)
+    first, same, other = (some.of(backbone, seed) for seed in (0, 0, 1))
+    assert first.kept is not None
+    assert len(set(first.kept.tolist())) == 100
+    np.testing.assert_array_equal(given(first, images(SIZE)), found[..., first.kept.numpy()])
+    np.testing.assert_array_equal(same.kept, first.kept)
+    assert (other.kept != first.kept).any()
+    assert PaperPatches("padim", (4, 8, 16), components=1000).of(backbone, 0).kept is None
+
+
+@pytest.mark.parametrize("paper", [PaperPatches("x", (8, 16), 3), PaperPatches("x", (4, 8, 16), 1, 50)])
+def test_patches_of_papers_are_the_same_in_the_graph(
+    backbone: Backbone, paper: PaperPatches, tmp_path: Path
+) -> None:
+    module = FromPixels(backbone.preprocessing, paper.of(backbone, seed=0))
+    write_onnx(module, tmp_path / "x.onnx", backbone.preprocessing, backbone.info)
+    pixels = np.stack([np.asarray(draw(seed, side=SIZE)) for seed in range(3)])
+    expected = given(module, torch.from_numpy(pixels))
+    assert expected.shape[1:3] == ((4, 4) if backbone.info.name == "test_vit" else (8, 8))
+    found = Extractor(tmp_path / "x.onnx", threads=1).run(pixels).image
+    np.testing.assert_allclose(found, expected, atol=1e-3 * max(1.0, float(np.abs(expected).max())))
 
 
 def test_whitened_patches_vary_alike_in_all_directions() -> None:

@@ -9,7 +9,7 @@ from anomscan.adapt.parts import OUTLIERS, REFERENCE, REFERENCE_CLASSES, Further
 from anomscan.adapt.presets import PRESETS, Preset, find_preset
 from anomscan.adapt.regularizers import ElasticWeightConsolidation
 from anomscan.errors import UsageError
-from anomscan.scoring.registry import asked_scorer, scorer_class
+from anomscan.scoring.registry import PROCEDURES, asked_scorer, scorer_class
 
 LOGIT = frozenset(("weight", "bias"))
 NEEDS = {
@@ -29,7 +29,7 @@ def test_what_a_preset_needs_learns_and_holds_out(name: str) -> None:
     assert preset.needs == ({NEEDS[name]} if name in NEEDS else set())
     assert preset.learns == LEARNS.get(name, frozenset())
     assert preset.holds_out == (0.2 if name == "auto" else 0)
-    assert preset.trains == (name not in ("none", "stages"))
+    assert preset.trains == (name not in ("none", "stages", *PROCEDURES))
     assert preset.trains == (preset.optimisation.steps > 0)
 
 
@@ -55,6 +55,13 @@ def test_a_preset_is_described_by_its_parts() -> None:
         "compactness; elastic weight consolidation; the last stages learn; a fixed number of steps; "
         "the head's features"
     )
+
+
+def test_every_procedure_for_patches_has_a_preset() -> None:
+    named = {name: preset.patches.procedure for name, preset in PRESETS.items() if preset.patches}
+    assert named == {name: name for name in PROCEDURES}
+    assert {PRESETS[name].looks for name in named} == {"patch"}
+    assert PRESETS["padim"].describe() == "the head's features; patches and their score by padim"
 
 
 def test_parts_compose() -> None:

@@ -10,6 +10,7 @@ from anomscan.errors import InputError, UsageError
 from anomscan.fit.enough import Enough, Step, enough, measure
 from anomscan.model.model import Model, read_model
 from anomscan.scoring.info import Looks
+from anomscan.scoring.registry import PROCEDURES
 from tests.conftest import draw_plain, fake_model, silent
 
 COUNTS = (20, 40, 80)
@@ -70,17 +71,21 @@ def test_what_is_said(power: float, low: float, high: float, said: str) -> None:
     assert Enough(0.8, steps, power, low, high).sentence() == said
 
 
-def made_model(folder: Path, looks: Looks, count: int = 40) -> Model:
+def made_model(folder: Path, looks: Looks, count: int = 40, procedure: str | None = None) -> Model:
     (folder / "normal").mkdir()
     for seed in range(count):
         draw_plain(seed).save(folder / "normal" / f"{seed:02}.png")
-    fake_model(folder / "normal", folder / "model", 0.4, looks=looks)
+    fake_model(folder / "normal", folder / "model", 0.4, looks=looks, procedure=procedure)
     return read_model(str(folder / "model"), threads=1)
 
 
-@pytest.mark.parametrize("looks", ["image", "both"])
-def test_a_model_is_compared_with_a_quarter_and_half_of_its_normals(tmp_path: Path, looks: Looks) -> None:
-    found = enough(made_model(tmp_path, looks), 0.1, str(tmp_path), silent)
+@pytest.mark.parametrize(
+    ("looks", "procedure"), [("image", None), ("both", None), *(("patch", name) for name in PROCEDURES)]
+)
+def test_a_model_is_compared_with_a_quarter_and_half_of_its_normals(
+    tmp_path: Path, looks: Looks, procedure: str | None
+) -> None:
+    found = enough(made_model(tmp_path, looks, procedure=procedure), 0.1, str(tmp_path), silent)
     assert [step.normals for step in found.steps] == [6, 12, 24]
     assert 0.2 <= found.detection <= 0.95
     for step in found.steps:

@@ -78,6 +78,18 @@ def test_what_a_reader_of_0_2_0_would_pass_over_asks_for_schema_2(data: Data, fa
     )  # as written before there was a 2
 
 
+def test_a_procedure_for_patches_asks_for_schema_2_and_for_patches(
+    data: Data, fake_patch_model: Path
+) -> None:
+    manifest = read_manifest(str(fake_patch_model))
+    by_spade = replace(manifest, focus=replace(manifest.focus, procedure="spade"))
+    assert by_spade.least_schema == 2
+    assert parsed(by_spade.to_json()) == by_spade
+    data["focus"]["procedure"] = "spade"
+    with pytest.raises(ModelDamaged, match="compared by a procedure, and there are none"):
+        parsed(data)
+
+
 def test_an_id_names_this_very_model(data: Data) -> None:
     manifest = parsed(data)
     assert manifest.id == parsed(json.loads(json.dumps(data))).id

@@ -9,8 +9,9 @@ import pytest
 from anomscan.errors import ModelDamaged
 from anomscan.scoring.bank import Bank
 from anomscan.scoring.base import INDEX, SCORER
-from anomscan.scoring.focused import BRIGHT, DARK, Focused
+from anomscan.scoring.focused import Focused
 from anomscan.scoring.info import Looks, Spread
+from anomscan.scoring.patched import BRIGHT, DARK
 from anomscan.scoring.patches import PATCHES, PLACES, averages, peaks
 from anomscan.scoring.registry import make_scorer, parse_scorer, scorer_class
 from anomscan.types import Features, Outputs, PatchMaps

@@ -162,10 +162,21 @@ def texts(content: bytes) -> Any:
         ("images", np.full(60, 3, np.int32)),
         ("images", np.full(60, -1, np.int32)),
         ("images", np.array(["x"] * 60)),
+        ("images", np.zeros(60)),
+        ("images", np.full(60, np.nan)),
+        ("images", np.full(60, 1 << 40)),
+        ("images", np.array(0)),
+        ("places", np.full((60, 2), np.nan)),
+        ("places", np.full((60, 2), 1 << 16)),
         ("places", np.zeros((60, 3), np.int16)),
         ("places", np.zeros((59, 2), np.int16)),
         ("grid", np.zeros(3, np.int64)),
         ("grid", np.array(7)),
+        ("grid", np.array([ROWS, np.nan])),
+        ("grid", np.array([ROWS, 0])),
+        ("grid", np.array([ROWS, 1 << 40])),
+        ("texts", texts(b"[" * 100_000)),
+        ("texts", texts(b"[1, 2, 3]")),
         ("texts", texts(b"[")),
         ("texts", texts(b"\xff")),
         ("texts", texts(b'{"/n/0.png": 0}')),
@@ -182,6 +193,21 @@ def test_places_that_do_not_fit_are_damage(tmp_path: Path, name: str, value: Any
     np.savez(files[PLACES], **{key: array for key, array in content.items() if array is not None})
     with pytest.raises(ModelDamaged, match=r"places\.npz"):
         PatchGallery.load(files)
+
+
+@pytest.mark.parametrize("shape", [(ROWS, COLUMNS + 1), (ROWS + 1, COLUMNS), (COLUMNS, ROWS), (3, COLUMNS)])
+def test_a_network_with_another_grid_is_refused(shape: tuple[int, int]) -> None:
+    gallery = gallery_of(made(3))
+    with pytest.raises(
+        ModelDamaged, match=rf"gives {shape[0]} x {shape[1]} patches .* on 4 x 5; adapt again"
+    ):
+        gallery.maps(np.zeros((1, *shape, 6), np.float32))
+
+
+def test_one_tile_of_several_below_each_other_has_a_part_of_the_rows() -> None:
+    gallery, patches = gallery_of(made(3)), made(2)
+    whole, half = gallery.maps(patches), gallery.maps(patches.reshape(4, ROWS // 2, COLUMNS, 6))
+    np.testing.assert_array_equal(half.distances.reshape(2, ROWS, COLUMNS), whole.distances)
 
 
 @pytest.mark.parametrize("role", [PATCHES, PLACES])

@@ -10,15 +10,24 @@ from anomscan.errors import ModelTooNew, UsageError
 from anomscan.scoring.base import Scorer
 from anomscan.scoring.info import ScorerInfo
 from anomscan.scoring.registry import (
+    PROCEDURES,
     SCORERS,
     asked_scorer,
     make_scorer,
     parse_scorer,
+    patched_class,
     scorer_class,
     spellings,
 )
 from tests.conftest import REPOSITORY
 from tests.scoring.features import LEARNT
+
+
+def test_what_compares_patches_has_the_name_of_its_procedure() -> None:
+    assert patched_class(None).name == "focused"
+    assert [patched_class(name).name for name in PROCEDURES] == list(PROCEDURES)
+    with pytest.raises(ModelTooNew, match="'cflow', which this version does not know; upgrade anomscan"):
+        patched_class("cflow")
 
 
 def test_names() -> None:
