@@ -11,7 +11,7 @@ import numpy as np
 
 from anomscan.errors import ModelDamaged
 from anomscan.scoring.bank import Bank
-from anomscan.scoring.base import Indexed, Scorer
+from anomscan.scoring.base import Apart, Indexed, Scorer
 from anomscan.scoring.info import Looks, PatchInfo, Spread
 from anomscan.scoring.patches import PatchGallery, averages, in_peak, peaks
 from anomscan.scoring.reduction import Reduction
@@ -121,18 +121,37 @@ class Focused(Scorer):
         maps = self.compared(outputs).maps
         if maps is None:
             raise ModelDamaged("the extractor gives no patches and the model scores by them; adapt again")
-        peak = _standard(peaks(maps.distances), self.patch_info.peak)
-        average = _standard(averages(maps.distances), self.patch_info.average)
-        return {"image_score": self.image.score(outputs, k), "patch_score": np.maximum(peak, average)}
+        return {"image_score": self.image.score(outputs, k), "patch_score": self._of_patches(maps.distances)}
 
     def score(self, outputs: Outputs, k: int) -> Features:
         """That of the patches, or the weighted mean of both, in standard deviations of the normals'."""
         aspects = self.aspects(outputs, k)
+        return self._both(aspects["patch_score"], aspects["image_score"])
+
+    @property
+    def compares_apart(self) -> bool:
+        """Where the scorer of whole images does."""
+        return self.image.compares_apart
+
+    def apart(self, outputs: Outputs, k: int, apart: Apart) -> Features:
+        """See there; a normal's patches leave the gallery with it, whose selection is not made again."""
+        if outputs.patches is None:
+            raise ModelDamaged("the extractor gives no patches and the model scores by them; adapt again")
+        known = np.array([apart.paths.get(path, -1) for path in self.patches.paths], np.int64)
+        distances = self.patches.maps_apart(apart.own, known, outputs.patches)
+        return self._both(self._of_patches(distances), self.image.apart(outputs, k, apart))
+
+    def _of_patches(self, distances: Features) -> Features:
+        peak = _standard(peaks(distances), self.patch_info.peak)
+        average = _standard(averages(distances), self.patch_info.average)
+        return np.maximum(peak, average)
+
+    def _both(self, patch: Features, image: Features) -> Features:
         if self.looks == "patch":
-            return aspects["patch_score"]
-        image = _standard(aspects["image_score"], self.patch_info.image)
+            return patch
         weight = self.patch_info.weight
-        return ((aspects["patch_score"] + weight * image) / (1 + weight)).astype(np.float32)
+        whole = _standard(image, self.patch_info.image)
+        return ((patch + weight * whole) / (1 + weight)).astype(np.float32)
 
     def graph(self, graph: Graph, outputs: GraphOutputs) -> Value:
         """The patches' score, or the weighted mean of both."""
