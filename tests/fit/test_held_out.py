@@ -12,7 +12,6 @@ from anomscan.fit.embed import Embedded
 from anomscan.fit.held_out import HELD, HeldOut, Kept, spread
 from anomscan.images.decode import decode
 from anomscan.images.find import Found, Source
-from anomscan.model.folder import read_manifest
 from anomscan.model.manifest import HoldOut
 from anomscan.model.model import Model, read_model
 from anomscan.scoring.base import Scorer, read_arrays
@@ -89,9 +88,7 @@ def test_of_embedded_normals_groups_are_counted() -> None:
 def test_of_a_model_those_are_left_that_were_not_named(patchy: Model, fake_patch_model: Path) -> None:
     assert patchy.calibration is not None
     paths, folder = patchy.calibration.paths, str(fake_patch_model)
-    held_out = HeldOut.without(
-        folder, patchy.manifest, patchy.calibration, {paths[0], paths[4], "/elsewhere"}
-    )
+    held_out = HeldOut.without(folder, patchy, {paths[0], paths[4], "/elsewhere"})
     assert held_out is not None
     left = [path for path in paths if path not in (paths[0], paths[4])]
     assert held_out.calibration.paths == left
@@ -105,16 +102,15 @@ def test_of_a_model_those_are_left_that_were_not_named(patchy: Model, fake_patch
 def test_where_none_is_held_out_none_is_left(
     patchy: Model, fake_patch_model: Path, model: Model, model_folder: Path
 ) -> None:
-    assert HeldOut.without(str(model_folder), model.manifest, None, set()) is None
+    assert HeldOut.without(str(model_folder), model, set()) is None
     assert patchy.calibration is not None
     gone = set(patchy.calibration.paths)
-    assert HeldOut.without(str(fake_patch_model), patchy.manifest, patchy.calibration, gone) is None
+    assert HeldOut.without(str(fake_patch_model), patchy, gone) is None
 
 
 def test_of_a_model_of_whole_images_there_are_no_patches(calibrated_folder: Path) -> None:
-    folder, manifest = str(calibrated_folder), read_manifest(str(calibrated_folder))
-    calibration = read_model(folder, threads=1).calibration
-    held_out = HeldOut.without(folder, manifest, calibration, set())
+    folder = str(calibrated_folder)
+    held_out = HeldOut.without(folder, read_model(folder, threads=1), set())
     assert held_out is not None
     assert held_out.patches is None
 
@@ -173,4 +169,4 @@ def test_the_file_of_a_model_is_verified(fake_patch_model: Path, patchy: Model, 
         if file.is_file() and not file.name.startswith("held-"):
             (copied / file.name).write_bytes(file.read_bytes())
     with pytest.raises(ModelDamaged):
-        HeldOut.without(str(copied), patchy.manifest, patchy.calibration, set())
+        HeldOut.without(str(copied), patchy, set())
