@@ -174,9 +174,7 @@ class HeldOut:
         if method.steps:
             return "the network was trained on them; hold some out"
         if method.settings.get("whitening"):
-            return (
-                "the features were fitted to normals; 'anomscan adapt --holdout 0' makes others"
-            )
+            return "the features were fitted to normals; 'anomscan adapt --holdout 0' makes others"
         if reduction is not None:
             return "the gallery no longer has them all; hold some out"
         if not scorer.gallery.exact:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,12 @@ from anomscan.fit.embed import Embedded
 from anomscan.fit.held_out import HELD, HeldOut, Kept, spread
 from anomscan.images.decode import decode
 from anomscan.images.find import Found, Source
-from anomscan.model.manifest import HoldOut
+from anomscan.model.manifest import ALL, HoldOut
 from anomscan.model.model import Model, read_model
+from anomscan.network.network import MethodInfo
 from anomscan.scoring.base import Scorer, read_arrays
+from anomscan.scoring.reduction import Reduction
+from anomscan.scoring.registry import make_scorer, parse_scorer
 from anomscan.types import Features, Outputs
 
 
@@ -170,3 +174,71 @@ def test_the_file_of_a_model_is_verified(fake_patch_model: Path, patchy: Model, 
             (copied / file.name).write_bytes(file.read_bytes())
     with pytest.raises(ModelDamaged):
         HeldOut.without(str(copied), patchy, set())
+
+
+def test_all_normals_or_as_many_as_are_kept_calibrate(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = embedded(6)
+    every = HeldOut.every(images, "folder", {}, None)
+    assert (every.info.rule, every.info.images, every.info.groups) == (HoldOut(ALL, "folder"), 6, 2)
+    assert every.groups == dict(zip(images.paths, every.calibration.names, strict=True))
+    kept, patches = Kept({images.paths[1], images.paths[4]}), made(6)
+    kept.add(patches, images.paths)
+    some = HeldOut.every(images, "none", {}, kept)
+    assert some.calibration.paths == [images.paths[1], images.paths[4]]
+    np.testing.assert_array_equal(some.calibration.features, images.outputs.image[[1, 4]])
+    np.testing.assert_array_equal(some.patches, patches[[1, 4]])
+    assert some.groups is not None
+    assert len(some.groups) == 6
+    monkeypatch.setattr(module, "MOST_HELD_OUT", 3)
+    assert HeldOut.every(images, "none", {}, None).info.images == 3
+
+
+def test_further_normals_belong_to_groups_too() -> None:
+    every = HeldOut.every(embedded(6), "folder", {"/n/monday/00.png": 0, "/n/tuesday/01.png": 0}, None)
+    assert every.groups is not None
+    assert set(every.groups.values()) == {"/n/monday"}
+    more = every.beside(
+        ["/n/tuesday/99.png", "/n/friday/1.png", "/x/2.png"], {"/x/2.png": "/n/monday/00.png"}
+    )
+    assert more.groups is not None
+    assert [more.groups[path] for path in ("/n/tuesday/99.png", "/n/friday/1.png", "/x/2.png")] == [
+        "/n/monday",
+        "/n/friday",
+        "/n/monday",
+    ]
+    assert more.calibration is every.calibration
+    held_out = HeldOut.of(embedded(6), HoldOut(0.5), {})
+    assert held_out.beside(["/n/friday/1.png"], {}) is held_out
+
+
+@pytest.mark.parametrize(
+    ("scorer", "method", "reduction", "why"),
+    [
+        ("knn", {"steps": 3}, None, "the network was trained on them"),
+        ("knn", {"settings": {"whitening": 0.0625}}, None, "the features were fitted to normals"),
+        ("knn", {"settings": {"whitening": 0}}, None, None),
+        ("knn", {}, Reduction("coreset", 4), "the gallery no longer has them all"),
+        ("mean", {}, None, "the scorer mean does not go by neighbours alone"),
+    ],
+)
+def test_why_normals_of_the_gallery_do_not_calibrate(
+    scorer: str, method: dict[str, Any], reduction: Reduction | None, why: str | None
+) -> None:
+    images = embedded(6)
+    every, fitted = HeldOut.every(images, "none", {}, None), make_scorer(parse_scorer(scorer))
+    fitted.fit(images.outputs, 0, reduction)
+    found = every.why_not(fitted, MethodInfo("none", 0, **method), reduction, images.paths)
+    assert (found or "").startswith(why or "")
+    assert (found is None) == (why is None)
+    assert HeldOut.of(images, HoldOut(0.5), {}).why_not(fitted, MethodInfo("none", 0, 3), None, []) is None
+
+
+def test_too_few_are_left_without_a_group() -> None:
+    images, scorer = embedded(6), make_scorer(parse_scorer("knn"))
+    scorer.fit(images.outputs, 0)
+    for rule, known in (("folder", False), ("(/n)", True)):
+        every = HeldOut.every(images, rule, {}, None)
+        found = every.why_not(scorer, MethodInfo("none", 0), None, images.paths)
+        assert (found is not None) == known
+    assert found is not None
+    assert "too few" in found
