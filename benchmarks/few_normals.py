@@ -49,7 +49,7 @@ from anomscan.scoring.info import ScorerInfo
 from anomscan.scoring.knn import Knn
 from anomscan.types import Features, Outputs
 
-RATES = (0.01, 0.05, 0.1)
+RATES, COARSE = (0.01, 0.05, 0.1), (0.05, 0.1, 0.2)
 SIZES = (19, 40, 90, 300)
 WEIGHT = 0.25
 """Of the whole image beside patches."""
@@ -63,6 +63,7 @@ class Images:
     patches: Features | None = None
 
     def at(self, rows: np.ndarray) -> Images:
+        """Some of them."""
         return Images(self.heads[rows], None if self.patches is None else self.patches[rows])
 
 
@@ -114,15 +115,18 @@ class Fitted:
         return Outputs(heads, self.whitening.apply(images.patches.astype(np.float32)))
 
     def p_values(self, images: Images) -> np.ndarray:
+        """Theirs."""
         outputs = self.scorer.compared(self.outputs(images))
         return self.calibration.p_values(self.scorer.score(outputs, self.scorer.info.k))
 
 
 def everything(count: int, _: np.random.Generator) -> np.ndarray:
+    """All are in the gallery."""
     return np.arange(count)
 
 
 def four_fifths(count: int, generator: np.random.Generator) -> np.ndarray:
+    """A fifth is not."""
     return np.sort(generator.permutation(count)[round(0.2 * count) :])
 
 
@@ -191,6 +195,7 @@ def run_over(files: list[Path], patches: bool, size: int, cache: Path) -> Images
 
 
 def read(backbone: Backbone, modules: list[torch.nn.Module], files: list[Path]) -> Features:
+    """What ``modules`` give of every file."""
     sources: list[Found] = [Source(os.fspath(file)) for file in files]
     with tempfile.TemporaryDirectory() as scratch:
         images = decode_all(sources, backbone.preprocessing, available_cores())
@@ -216,12 +221,13 @@ def power(root: Path, count: int, splits: int, looks: str, cache: Path) -> Itera
             fitted = Fitted(normals, choose(count, generator), whitening)
             alarms, caught = fitted.p_values(new), fitted.p_values(some)
             smallest = 1 / (fitted.calibration.groups + 1)
-            rates = [rate for rate in (0.05, 0.1, 0.2)]
-            row = [float((p <= rate).mean()) for rate in rates for p in (alarms, caught)]
-            row = [value if rate >= smallest else np.nan for rate, value in zip(np.repeat(rates, 2), row)]
-            found[how].append([*row, float(np.mean(alarms[:, None] > caught))])
+            row = []
+            for rate in COARSE:
+                reached = rate >= smallest
+                row += [float((p <= rate).mean()) if reached else np.nan for p in (alarms, caught)]
+            found[how].append(row)
     for how, rows in found.items():
-        *values, auroc = np.mean(rows, axis=0)
+        values = np.mean(rows, axis=0)
         pairs = zip(values[::2], values[1::2], strict=True)
         cells = ["refused" if np.isnan(a) else f"{100 * a:.1f} / {100 * c:.1f}" for a, c in pairs]
         yield "| " + " | ".join([f"{root.name}, {looks}", how, *cells]) + " |"
@@ -236,6 +242,7 @@ def main() -> None:
     parser.add_argument("--classes", nargs="+", default=["0", "5"])
     parser.add_argument("--images", type=int, default=1000, help="of a class [1000]")
     parser.add_argument("--folders", nargs="+", type=Path, default=[], help="with normal, incoming/bad")
+    parser.add_argument("--looks", nargs="+", default=["image", "both"])
     parser.add_argument("--normals", type=int, default=40)
     parser.add_argument("--splits", type=int, default=200)
     parser.add_argument("--draws", type=int, default=10, help="of the normals of a folder [10]")
@@ -244,7 +251,6 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_grad_enabled(False)
 
-    lines: list[str] = []
     if arguments.made or arguments.root:
         print("| normals | n | " + " | ".join(f"`--fpr {rate}`" for rate in RATES) + " |")
         print("|---" * (len(RATES) + 2) + "|")
@@ -259,7 +265,7 @@ def main() -> None:
         for text in coverage(f"class {name}", draw, arguments.splits):
             print(text, flush=True)
     for root in arguments.folders:
-        for looks in ("image", "both"):
+        for looks in arguments.looks:
             for text in power(root, arguments.normals, arguments.draws, looks, arguments.cache):
                 print(text, flush=True)
     print(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anomscan.fit.embed import Embedded
 from anomscan.fit.normals import MOST_HELD_OUT, group_name, group_names
@@ -21,7 +22,7 @@ from anomscan.model.model import Model
 from anomscan.network.network import MethodInfo
 from anomscan.scoring.base import Scorer, read_arrays
 from anomscan.scoring.reduction import Reduction
-from anomscan.stats.calibration import Calibration
+from anomscan.stats.calibration import Calibration, Floats
 from anomscan.types import Features, Outputs, PatchMaps
 
 HELD = "held"
@@ -31,6 +32,7 @@ MOST_WITH_PATCHES = 1000
 MOST_TILES, MOST_TILES_WITH_PATCHES = 20_000, 4000
 """The same where images are looked at in tiles, and counted in those."""
 _BLOCK = 16
+_SMALLEST, _LARGEST = 1e-2, 2.0
 
 
 def spread(held_out: list[Found], tiles: int, *, with_patches: bool) -> list[Found]:
@@ -68,6 +70,37 @@ class Kept:
             place += len(part)
         self._parts = [whole]
         return whole
+
+
+class Moments:
+    """Second moments of the whitened patches of n normals, (n, rows, columns, C).
+
+    Whitening is fitted to all of them, so that a normal's own patches are a little nearer to the others than
+    those of a new image. Without some of the normals the covariance would be, in units in which it is the
+    identity with all of them, I + R - S, where S is the second moment of all and R that of the rest. Patches
+    whose second moment is far above the identity were not whitened by these normals.
+    """
+
+    def __init__(self, patches: np.ndarray) -> None:
+        self._patches = patches
+        self._total = np.zeros((patches.shape[-1], patches.shape[-1]))
+        for block in _blocks(len(patches)):
+            self._total += self._of(block)
+        self._whitened = float(np.linalg.eigvalsh(self._total)[-1]) <= _LARGEST * len(patches)
+
+    def _of(self, rows: slice | NDArray[np.int64]) -> Floats:
+        flat = self._patches[rows].reshape(-1, self._patches.shape[-1]).astype(np.float32)
+        return np.asarray((flat.T @ flat).astype(np.float64) / (self._patches[0].size / flat.shape[1]))
+
+    def metric_without(self, rows: NDArray[np.int64]) -> Features | None:
+        """What whitens the patches anew without some of the normals, (C, C); None where nothing does."""
+        count = len(self._patches)
+        if len(rows) == count or not self._whitened:
+            return None
+        change = (self._total - self._of(rows)) / (count - len(rows)) - self._total / count
+        values, vectors = np.linalg.eigh(np.eye(len(change)) + change)
+        metric = (vectors / np.sqrt(np.maximum(values, _SMALLEST))) @ vectors.T
+        return np.asarray(metric, np.float32)
 
 
 @dataclass(frozen=True)
@@ -200,15 +233,13 @@ class HeldOut:
         apart, features, patches = calibration.apart(normals), calibration.features, self.patches
         if patches is None:
             return calibration.rescored(scorer.apart(Outputs(features), k, apart)), None
-        scores = [
-            scorer.apart(
-                Outputs(features[block], patches[block].astype(np.float32)),
-                k,
-                replace(apart, own=apart.own[block]),
-            )
-            for block in _blocks(len(features))
-        ]
-        return calibration.rescored(np.concatenate(scores)), None
+        scores, moments = np.empty(len(features), np.float32), Moments(patches)
+        for number in np.unique(apart.own):
+            rows = np.flatnonzero(apart.own == number)
+            one = replace(apart, own=apart.own[rows], metric=moments.metric_without(rows))
+            outputs = Outputs(features[rows], patches[rows].astype(np.float32))
+            scores[rows] = scorer.apart(outputs, k, one)
+        return calibration.rescored(scores), None
 
     def compared(self, scorer: Scorer) -> Outputs:
         """What the scorer needs of these images."""

@@ -86,12 +86,14 @@ class Apart:
     """Which normals of the gallery do not count for which of n images that are among them.
 
     ``own`` is (n,), a number for each image, and ``vectors`` (K,) one for each vector of the gallery: those
-    with the same do not count. ``paths`` gives the number by the normal's path, for galleries of patches.
+    with the same do not count. ``paths`` gives the number by the normal's path, for galleries of patches,
+    whose differences are multiplied by ``metric``, (C, C), if there is one.
     """
 
     own: Rows
     vectors: Rows
     paths: Mapping[str, int]
+    metric: Features | None = None
 
     def each(self, times: int) -> Apart:
         """The same of images in so many tiles each."""

@@ -138,7 +138,7 @@ class Focused(Scorer):
         if outputs.patches is None:
             raise ModelDamaged("the extractor gives no patches and the model scores by them; adapt again")
         known = np.array([apart.paths.get(path, -1) for path in self.patches.paths], np.int64)
-        distances = self.patches.maps_apart(apart.own, known, outputs.patches)
+        distances = self.patches.maps_apart(apart.own, known, outputs.patches, apart.metric)
         return self._both(self._of_patches(distances), self.image.apart(outputs, k, apart))
 
     def _of_patches(self, distances: Features) -> Features:
