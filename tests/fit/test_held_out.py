@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from anomscan.adapt.patches import Whitening
 from anomscan.errors import ModelDamaged
 from anomscan.fit import held_out as module
 from anomscan.fit.embed import Embedded
-from anomscan.fit.held_out import HELD, HeldOut, Kept, spread
+from anomscan.fit.held_out import HELD, HeldOut, Kept, Moments, spread
 from anomscan.images.decode import decode
 from anomscan.images.find import Found, Source
 from anomscan.model.manifest import ALL, HoldOut
@@ -242,3 +243,27 @@ def test_too_few_are_left_without_a_group() -> None:
         assert (found is not None) == known
     assert found is not None
     assert "too few" in found
+
+
+def test_without_some_normals_patches_are_whitened_anew() -> None:
+    """As if the covariance had been fitted to the others, but for its ridge."""
+    generator = np.random.default_rng(0)
+    raw = (generator.normal(size=(12, 6, 6, 4)) * [9.0, 3.0, 1.0, 0.3]).astype(np.float32)
+    raw[3] *= 2
+    whitening = Whitening()
+    whitening.add(raw)
+    white = whitening.apply(raw)
+    stay = np.array([0, 1, 2, *range(5, 12)])
+    others = Whitening()
+    others.add(raw[stay])
+    metric = Moments(white.astype(np.float16)).metric_without(np.array([3, 4]))
+    assert metric is not None
+    pairs = white.reshape(-1, 4)[:60], white.reshape(-1, 4)[60:120]
+    anew = others.apply(raw).reshape(-1, 4)
+    expected = np.linalg.norm(anew[:60] - anew[60:120], axis=1)
+    found = np.linalg.norm((pairs[0] - pairs[1]) @ metric, axis=1)
+    before = np.linalg.norm(pairs[0] - pairs[1], axis=1)
+    assert np.abs(found / expected - 1).max() < 0.05
+    assert np.abs(found / expected - 1).mean() < 0.3 * np.abs(before / expected - 1).mean()
+    assert Moments(white).metric_without(np.arange(12)) is None
+    assert Moments(100 * white).metric_without(np.array([3])) is None, "others were whitened"
