@@ -156,7 +156,7 @@ def test_where_all_normals_calibrate_whole_parts_do_if_they_leave_together(
     rows, said = judged(read_model(str(tmp_path / "m"), threads=1), incoming)
     assert Path(rows[0].path).name == "102_right.png"
     if rule == "part":
-        assert (rows[0].p_value, rows[0].judged_by) == (1 / 25, "3 views, maximum against 24 held-out parts")
+        assert (rows[0].p_value, rows[0].judged_by) == (1 / 25, "3 views, maximum against 24 parts")
     else:
         assert rows[0].p_value == pytest.approx(3 / 73)
         assert any("among the normals compared with" in line for line in said)
