@@ -18,14 +18,11 @@ The same holds for patches: peak and average grow with every distance, standardi
 function, and a maximum and a mean with weights that are not negative grow with what they are made of.
 
 A normal leaves the gallery together with its copies and with the whole of its group, as the image x comes
-with no fellow of its group. What the argument does not cover is what is fitted to all n normals and not
-to x: the readout's slight whitening, the whitening of patches, the spreads that scores are standardised by,
-which normals' patches a reduced gallery keeps. See docs/decisions.md for what that was measured to change.
-
-Images of one session, lot or day are alike, so that it is not images but whole groups that are exchangeable.
-Then the groups are what is counted, each with the same weight (Lee, Barber and Willett 2023,
-"Distribution-free inference with hierarchical data"; Dunn, Wasserman and Ramdas 2022). Without a rule
-every image is a group of its own.
+with no fellow of its group. The argument does not cover what is fitted to all n normals and not to x. So the
+readout is not whitened then (``adapt.readouts``), and a normal's share in the whitening of patches is taken
+out when it is scored (``fit.held_out.Moments``), which is no proof but was measured. What is left are the
+spreads that scores are standardised by, one increasing function for all, and which patches a reduced gallery
+keeps, where a normal's own leave holes behind: its score is larger for that, and p-values with it.
 """
 
 from __future__ import annotations
