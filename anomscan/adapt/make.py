@@ -114,7 +114,9 @@ def make_network(
     few = sources[:: -(-len(sources) * rules.tile_count // READ_OUT_BY)]
     images = decoded(few, rules)
     looked_at = counted("reading out the normals", images, len(few) * rules.tile_count, progress)
-    read = preset.readout.read(backbone, adapted.network, looked_at, scratch)
+    unfitted = options.all_calibrate and not adapted.steps
+    readout = preset.readout.unfitted if unfitted else preset.readout
+    read = readout.read(backbone, adapted.network, looked_at, scratch)
     scaled = adapted.normalised or preset.readout.normalises
     last = [L2Normalise()] if scorer.metric == "cosine" and not scaled else []
     sight = _sight(backbone, preset, adapted, read.head, sources, options, scratch, progress)

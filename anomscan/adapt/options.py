@@ -48,7 +48,8 @@ class AdaptOptions:
     ``outliers`` and ``reference`` are folders that some methods need. ``scorer`` and ``steps`` None take
     the method's; ``time_budget`` is in seconds of training; ``memory`` is what the cached activations
     may take, in bytes, before they go to a memory-mapped file; ``reading`` is how the images are read;
-    ``focus`` what to look at, and ``tiles`` in which tiles. ``going_on`` None keeps no checkpoint.
+    ``focus`` what to look at, and ``tiles`` in which tiles. ``going_on`` None keeps no checkpoint. Where
+    ``all_calibrate``, the features of a network that was not trained are not fitted to the normals either.
     """
 
     method: str = "auto"
@@ -65,6 +66,7 @@ class AdaptOptions:
     focus: FocusChoice = field(default_factory=FocusChoice)
     going_on: GoingOn | None = None
     tiles: TileChoice = field(default_factory=TileChoice)
+    all_calibrate: bool = False
 
     @property
     def further(self) -> dict[str, str | None]:

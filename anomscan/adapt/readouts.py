@@ -13,7 +13,7 @@ from torch import nn
 from anomscan.adapt.backbones import Backbone
 from anomscan.adapt.parts import Part
 from anomscan.adapt.stage_readout import RootedStageReadout, StageReadout, features_of, measure_blocks
-from anomscan.adapt.whitening import RootedFeatures
+from anomscan.adapt.whitening import POWER, RootedFeatures
 from anomscan.images.decode import Decoded
 from anomscan.images.find import Unreadable
 from anomscan.types import Features
@@ -39,6 +39,11 @@ class Readout(Part):
     @property
     def plain(self) -> Readout:
         """What takes its place where a scorer is asked for that reads features as the papers have them."""
+        return self
+
+    @property
+    def unfitted(self) -> Readout:
+        """What takes its place where all normals calibrate, which nothing may be fitted to then."""
         return self
 
     @abstractmethod
@@ -81,12 +86,24 @@ class Head(Readout):
 
 
 class RootedHead(Head):
-    """The head's features, rooted and a little whitened; compared by Euclidean distance."""
+    """The head's features, rooted and a little whitened; compared by Euclidean distance.
+
+    Args:
+        power: of the whitening, see ``RootedFeatures``.
+    """
+
+    def __init__(self, power: float = POWER) -> None:
+        self.power = power
 
     @property
     def plain(self) -> Readout:
         """The head as it is."""
         return Head()
+
+    @property
+    def unfitted(self) -> Readout:
+        """The root alone."""
+        return RootedHead(0.0)
 
     def describe(self) -> str:
         """In a few words."""
@@ -101,7 +118,7 @@ class RootedHead(Head):
     ) -> Read:
         """The network and what the normals make of its features; see ``whitening``."""
         head = features_of(network, backbone, normals, scratch)
-        rooted = RootedFeatures(head)
+        rooted = RootedFeatures(head, power=self.power)
         return Read([*network, rooted], settings=rooted.settings, head=head)
 
 
@@ -128,12 +145,24 @@ class Stages(Readout):
 
 
 class RootedStages(Readout):
-    """The same, each block rooted and a little whitened; compared by Euclidean distance."""
+    """The same, each block rooted and a little whitened; compared by Euclidean distance.
+
+    Args:
+        power: of the whitening, see ``RootedFeatures``.
+    """
+
+    def __init__(self, power: float = POWER) -> None:
+        self.power = power
 
     @property
     def plain(self) -> Readout:
         """The blocks as they are."""
         return Stages()
+
+    @property
+    def unfitted(self) -> Readout:
+        """The roots alone."""
+        return RootedStages(0.0)
 
     def describe(self) -> str:
         """In a few words."""
@@ -148,5 +177,5 @@ class RootedStages(Readout):
     ) -> Read:
         """The backbone, whatever stands beside it in ``network``; see ``stage_readout`` and ``whitening``."""
         measured = measure_blocks(backbone, normals, scratch)
-        module = RootedStageReadout(measured.outputs, measured.gate, measured.blocks)
+        module = RootedStageReadout(measured.outputs, measured.gate, measured.blocks, self.power)
         return Read([module], measured.gate.record(), module.settings, measured.blocks[0])

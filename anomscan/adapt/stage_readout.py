@@ -20,7 +20,7 @@ from torch.nn import functional
 from anomscan.adapt.backbones import Backbone
 from anomscan.adapt.onnx_export import FromPixels, write_onnx
 from anomscan.adapt.stages import channels_first, deep_stages, exposing
-from anomscan.adapt.whitening import RootedFeatures
+from anomscan.adapt.whitening import POWER, RootedFeatures
 from anomscan.errors import InputError
 from anomscan.images.decode import Decoded
 from anomscan.images.find import Unreadable
@@ -136,14 +136,19 @@ class RootedStageReadout(nn.Module):
         outputs: of the network.
         gate: the weight of all blocks but the head.
         blocks: of n normals, each (n, its length), the head first.
+        power: see ``RootedFeatures``.
     """
 
-    def __init__(self, outputs: StageOutputs, gate: Gate, blocks: Sequence[Features]) -> None:
+    def __init__(
+        self, outputs: StageOutputs, gate: Gate, blocks: Sequence[Features], power: float = POWER
+    ) -> None:
         super().__init__()
         self.outputs = outputs
         weights = [1.0] + [gate.weight] * (len(blocks) - 1)
         rooted = [
-            RootedFeatures(block, weight) for block, weight in zip(blocks, weights, strict=True) if weight > 0
+            RootedFeatures(block, weight, power)
+            for block, weight in zip(blocks, weights, strict=True)
+            if weight > 0
         ]
         self.settings = rooted[0].settings
         self.rooted = nn.ModuleList(rooted)

@@ -72,6 +72,7 @@ class RootedFeatures(nn.Module):
     Args:
         normals: (n, D) features of the normals.
         weight: of the squared distances.
+        power: of the whitening; with 0 nothing is fitted to the normals.
 
     Features with negative components have no root: they are scaled to norm 1 as they are.
     """
@@ -80,16 +81,19 @@ class RootedFeatures(nn.Module):
     axes: Tensor
     gains: Tensor
 
-    def __init__(self, normals: Features, weight: float = 1.0) -> None:
+    def __init__(self, normals: Features, weight: float = 1.0, power: float = POWER) -> None:
         super().__init__()
-        self.rooted = bool((normals >= 0).all())
+        self.rooted, self.power = bool((normals >= 0).all()), power
+        if not power:
+            self.scale = weight**0.5
+            return
         unit = self._unit(torch.from_numpy(np.ascontiguousarray(normals))).numpy()
         spectrum = Spectrum.of(unit)
         self.shrinkage = spectrum.shrinkage
         spread = float(np.square(unit - spectrum.mean).sum(axis=1).mean())
         common, gains = 1.0, np.ones(len(spectrum.variances))
         if spectrum.rest > 0 and spread > 0:
-            common, gains = spectrum.rest**-POWER, spectrum.variances**-POWER
+            common, gains = spectrum.rest**-power, spectrum.variances**-power
         self.register_buffer("mean", torch.tensor(spectrum.mean, dtype=torch.float32))
         self.register_buffer("axes", torch.tensor(spectrum.axes, dtype=torch.float32))
         self.register_buffer("gains", torch.tensor(gains - common, dtype=torch.float32))
@@ -101,13 +105,20 @@ class RootedFeatures(nn.Module):
     @property
     def settings(self) -> dict[str, Any]:
         """What shaped it, for ``model.json``."""
-        return {"root": self.rooted, "whitening": POWER, "shrinkage": round(self.shrinkage, 4)}
+        if not self.power:
+            return {"root": self.rooted, "whitening": 0}
+        return {"root": self.rooted, "whitening": self.power, "shrinkage": round(self.shrinkage, 4)}
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, D) to (N, D)."""
-        centred = self._unit(features) - self.mean
+        unit = self._unit(features)
+        if not self.power:
+            plain: Tensor = self.scale * unit
+            return plain
+        centred = unit - self.mean
         whitened = self.common * centred + ((centred @ self.axes) * self.gains) @ self.axes.T
-        return self.scale * whitened
+        scaled: Tensor = self.scale * whitened
+        return scaled
 
     def _unit(self, features: Tensor) -> Tensor:
         values = features.clamp_min(0).sqrt() if self.rooted else features

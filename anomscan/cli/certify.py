@@ -52,8 +52,9 @@ def certify(
     with ExitStack() as outputs:
         page = report and outputs.enter_context(whole_file(report))
         loaded = read_model(model, available_cores())
-        normals = held_out_images(loaded)
-        if normal is not None:
+        if normal is None:
+            normals = held_out_images(loaded)
+        else:
             found = find_images(normal, Search(exclude=exclude or ()))
             normals = [source.name for source in found if isinstance(source, Source)]
         with console.progress_bar() as progress:

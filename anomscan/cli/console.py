@@ -321,6 +321,8 @@ def _held_out(info: CalibrationInfo | None) -> str:
     if info is None:
         return "none: there are no p-values"
     groups = "" if info.groups == info.images else f" in {info.groups} groups by {info.rule.group_by}"
+    if info.rule.is_all:
+        return f"none: {info.images} of the normals{groups} calibrate, each scored by the others"
     return f"{info.images} images of {printable(info.root)}{groups}"
 
 
@@ -389,6 +391,11 @@ def _p_values(calibration: CalibrationInfo | None) -> str:
         )
     groups = "" if calibration.groups == calibration.images else f" in {calibration.groups} groups"
     smallest = 1 / (calibration.groups + 1)
+    if calibration.rule.is_all:
+        return (
+            f"none is held out: {calibration.images} calibrate{groups}, each scored by the others: p-values "
+            f"from {smallest:.2g} up"
+        )
     return f"{calibration.images} more are held out{groups}: p-values from {smallest:.2g} up"
 
 

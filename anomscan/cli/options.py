@@ -64,7 +64,7 @@ Share = Annotated[
         min=0,
         max=0.9,
         metavar="SHARE",
-        help="Share of the normals that p-values come from; 0 for none (default: 0.2)",
+        help="Share of the normals held out for p-values; 0: none is, and all calibrate (default: 0.2)",
     ),
 ]
 GroupBy = Annotated[

@@ -69,10 +69,11 @@ def build(
     progress: Progress,
     reduction: Reduction | None = None,
     suspect: Callable[[Scorer], Suspects | None] = lambda _: None,
-) -> Manifest:
+) -> Fitted:
     """Fit the scorer, build its gallery, calibrate, and make it all the model of the draft's folder.
 
-    ``suspect`` tells by the fitted scorer which normals are unlike the others, if any are ranked.
+    ``suspect`` tells by the fitted scorer which normals are unlike the others, if any are ranked. Where
+    normals of the gallery should calibrate and cannot, a note says why.
 
     Raises:
         GalleryTooSmall: fewer normals than the scorer or ``reduction`` needs.
@@ -86,18 +87,23 @@ def build(
         patched = kind.of(scorer, focus.looks, material.bank, seed, focus.weight, material.known)
     scorer = tiled(patched or scorer, network.preprocessing.tiles)
     indexed = scorer.fit(material.outputs, seed, reduction)
+    in_gallery, said = [material.paths[row] for row in indexed.rows], list[str]()
     if held_out is not None:
-        outputs = held_out.compared(scorer)
-        scores = scorer.score(outputs, scorer.info.k)
-        draft.put(held_out.calibration.rescored(scores).save(draft.scratch)).put(held_out.save(draft.scratch))
-        if patched and outputs.maps:
-            patched.look_normal(scorer.pictured(outputs.maps))
+        why = held_out.why_not(scorer, network.method, reduction, in_gallery)
+        if why is None:
+            calibration, maps = held_out.scored(scorer, in_gallery)
+            draft.put(calibration.save(draft.scratch)).put(held_out.save(draft.scratch))
+            if patched and maps:
+                patched.look_normal(scorer.pictured(maps))
+        else:
+            held_out = None
+            said.append(f"with --holdout 0 all normals calibrate where they can, and here {why}")
     suspects = suspect(scorer)
     if suspects is not None:
         draft.put(suspects.save(draft.scratch))
     draft.put(network.files).put(scorer.save(draft.scratch))
-    draft.put(write_normals(draft.scratch, [material.paths[row] for row in indexed.rows]))
-    return draft.commit(
+    draft.put(write_normals(draft.scratch, in_gallery))
+    manifest = draft.commit(
         Manifest(
             anomscan=anomscan.__version__,
             created=now(),
@@ -116,6 +122,7 @@ def build(
             patches=patched.patch_info if patched else None,
         )
     )
+    return Fitted(manifest, [], said)
 
 
 def build_from(
@@ -142,7 +149,7 @@ def build_from(
     kind = patched_class(network.focus.procedure)
     bank = kind.banks(most or kind.most, network.method.seed, tiles) if looks != "image" else None
     compared = None
-    if bank is not None and tiles == 1 and kind.ranks_by_patches:
+    if bank is not None and kind.ranks_by_patches and (tiles == 1 or normals.rule.is_all):
         few = spread(normals.sources, tiles, with_patches=True)
         compared = Kept({os.path.abspath(source.path) for source in few})
 
@@ -164,6 +171,9 @@ def build_from(
         unreadable = [*unreadable, *others.unreadable]
         copies = normals.look.by_absolute_path()
         held_out = HeldOut.of(others, normals.rule, copies, kept.patches() if kept is not None else None)
+    elif normals.rule.is_all:
+        copies = normals.look.by_absolute_path()
+        held_out = HeldOut.every(images, normals.rule.group_by, copies, compared)
 
     def suspect(fitted: Scorer) -> Suspects | None:
         progress("comparing the normals", 0, None, "")
@@ -173,15 +183,16 @@ def build_from(
             images.paths,
             images.outputs.image,
             compared,
-            held_out,
+            held_out if normals.held_out else None,
             copies,
         )
 
     data = DataInfo(images.root, len(images.paths), len(unreadable), images.fingerprint)
     material = Material(images.outputs, images.paths, held_out, data, bank=bank)
-    manifest = build(draft, network, scorer, material, progress, reduction, suspect)
-    said = [*normals.look.notes, *on_suspects(draft.folder, manifest), *notes(draft)]
-    return Fitted(manifest, unreadable, said)
+    fitted = build(draft, network, scorer, material, progress, reduction, suspect)
+    found = on_suspects(draft.folder, fitted.manifest)
+    said = [*fitted.notes, *normals.look.notes, *found, *notes(draft)]
+    return Fitted(fitted.manifest, unreadable, said)
 
 
 def on_suspects(folder: str, manifest: Manifest) -> list[str]:

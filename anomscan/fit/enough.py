@@ -109,6 +109,11 @@ def enough(model: Model, fpr: float, scratch: str, progress: Progress, seed: int
     """
     if model.manifest.gallery.reduced:
         raise UsageError("the gallery no longer has every normal, so that a part of it says nothing")
+    if model.calibration is not None and model.calibration.gallery is not None:
+        raise InputError(
+            "whether more normals would help is told by held-out ones, and of this model all calibrate and "
+            "none is held out; index again with --holdout 0.2"
+        )
     info, held = model.manifest.calibration, model.calibration.paths if model.calibration else []
     places = Whereabouts(model.manifest.data.root).sources(model.normals)
     held_places = Whereabouts(info.root if info else "").sources(held)

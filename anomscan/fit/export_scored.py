@@ -19,7 +19,7 @@ from anomscan.fit.int8 import make_int8
 from anomscan.fit.parity import Parity, compare
 from anomscan.fit.scored_graph import ScoredGraph, embedded
 from anomscan.images.decode import Decoded, decode_all
-from anomscan.images.find import Found, find
+from anomscan.images.find import Found, Unreadable, find
 from anomscan.model.model import Model, read_model
 from anomscan.model.whereabouts import Whereabouts
 from anomscan.network.backends import backends
@@ -28,7 +28,7 @@ from anomscan.network.graph import Graph
 from anomscan.pipeline import available_cores
 from anomscan.scoring.base import Scorer
 from anomscan.stats.calibration import Calibration
-from anomscan.types import Progress
+from anomscan.types import Outputs, Progress
 
 NAMED_IMAGES = 1000
 """Of the images of ``--images`` that a file is checked with, at most."""
@@ -117,7 +117,8 @@ def _to_check_with(model: Model, named: list[str], where: Whereabouts) -> list[D
         found = decode_all(find(named), preprocessing, threads)
         images = list(islice((image for image in found if isinstance(image, Decoded)), NAMED_IMAGES))
     else:
-        held_out = model.calibration.paths if model.calibration else []
+        calibration = model.calibration
+        held_out = calibration.paths if calibration and calibration.gallery is None else []
         sources = where.sources(chain(_some(model.normals), _some(held_out)))
         there = [image for image in decode_all(sources, preprocessing, threads) if isinstance(image, Decoded)]
         images = [*there, *map(_mirrored, there)]
@@ -147,9 +148,9 @@ def _in_the_file(
         calibration = _read_again(model, extractor, scorer, options.normals)
         return replace(own, graph=graph, extractor=extractor, scorer=scorer, calibration=calibration)
     if calibration is not None and scorer is not own.scorer:
-        held_out = HeldOut.without(folder, model.manifest, calibration, set())
+        held_out = HeldOut.without(folder, model, set())
         if held_out is not None:
-            calibration = calibration.rescored(scorer.score(held_out.compared(scorer), scorer.info.k))
+            calibration, _ = held_out.scored(scorer, model.normals)
     return replace(own, scorer=scorer, calibration=calibration)
 
 
@@ -177,7 +178,7 @@ def _rounded(model: Model, graph: Path, options: ScoredOptions, scratch: Path) -
 def _read_again(
     model: Model, extractor: Extractor, scorer: Scorer, normals: tuple[str, ...]
 ) -> Calibration | None:
-    """The held-out normals by another extractor; raises NoImages where one of them is gone."""
+    """The normals that calibrate by another extractor; raises NoImages where one of them is gone."""
     known, info = model.calibration, model.manifest.calibration
     if known is None or info is None:
         return None
@@ -186,8 +187,14 @@ def _read_again(
     there = [image for image in images if isinstance(image, Decoded)]
     if gone := len(known.paths) - len(there):
         raise NoImages(
-            f"{gone} of the {len(known.paths)} held-out normals can no longer be read, and "
+            f"{gone} of the {len(known.paths)} {known.noun} can no longer be read, and "
             "p-values come from their scores by rounded weights; run 'anomscan calibrate' with others"
         )
-    outputs = embedded(extractor, scorer, there)
-    return replace(known, features=outputs.image, scores=scorer.score(outputs, scorer.info.k))
+    if known.gallery is None:
+        outputs = embedded(extractor, scorer, there)
+        return replace(known, features=outputs.image, scores=scorer.score(outputs, scorer.info.k))
+    batches = [batch for batch in extractor.embed(there) if not isinstance(batch, Unreadable)]
+    outputs = Outputs.joined([batch.outputs for batch in batches])
+    groups = dict(zip(model.normals, known.gallery, strict=True))
+    among = HeldOut(replace(known, features=outputs.image), info, outputs.patches, groups)
+    return among.scored(scorer, model.normals)[0]

@@ -14,7 +14,7 @@ import numpy as np
 
 from anomscan.errors import InputError, NoImages, UsageError
 from anomscan.fit.build import Fitted, Material, build, notes
-from anomscan.fit.embed import embed
+from anomscan.fit.embed import Embedded, embed
 from anomscan.fit.held_out import HELD, HeldOut, Kept, spread
 from anomscan.fit.index import of_model
 from anomscan.fit.look import Gathering
@@ -102,7 +102,7 @@ def add(paths: list[str], folder: str, progress: Progress, wait: float = 0.0) ->
         change = Change(now(), "added", images.paths)
         if bank is not None:
             bank.forget(set(images.paths), before=len(bank.paths) - len(images.paths))
-        fitted = _changed(draft, model, vectors, normals, change, images.fingerprint, bank)
+        fitted = _changed(draft, model, vectors, normals, change, images, bank)
         return replace(fitted, unreadable=images.unreadable)
 
 
@@ -139,7 +139,7 @@ def remove(paths: list[str], folder: str, wait: float = 0.0) -> Fitted:
             bank.forget(gone, before=len(bank.paths))
             if not len(bank.patches()):
                 raise InputError("no patch of the normals would be left; index the others again")
-        return _changed(draft, model, vectors, normals, change, "", bank)
+        return _changed(draft, model, vectors, normals, change, None, bank)
 
 
 def _whole(folder: str) -> Model:
@@ -176,12 +176,15 @@ def _changed(
     vectors: Features,
     normals: list[str],
     change: Change,
-    pixels: str,
+    new: Embedded | None,
     bank: Bank | None,
 ) -> Fitted:
-    """Build the model again with another gallery; ``pixels`` is the fingerprint of those that are new."""
+    """Build the model again with another gallery; ``new`` are those that it had not, if there are any."""
     manifest, scorer = model.manifest, model.scorer.whole
-    held_out = HeldOut.without(draft.folder, manifest, model.calibration, set(change.paths))
+    held_out = HeldOut.without(draft.folder, model, set(change.paths))
+    if held_out is not None and new is not None:
+        held_out = held_out.beside(new.paths, _copied(model, new))
+    pixels = "" if new is None else new.fingerprint
     text = "\0".join((manifest.data.fingerprint, change.action, *change.paths, pixels))
     data = replace(
         manifest.data, images=len(normals), fingerprint=hashlib.sha256(os.fsencode(text)).hexdigest()
@@ -192,7 +195,15 @@ def _changed(
     suspects = _suspects(draft.folder, manifest)
     left = None if suspects is None else suspects.without(set(change.paths))
     built = build(draft, network, scorer, material, lambda *_: None, suspect=lambda _: left)
-    return Fitted(built, [], notes(draft))
+    return replace(built, notes=[*built.notes, *notes(draft)])
+
+
+def _copied(model: Model, images: Embedded) -> dict[str, str]:
+    """The normal that each image is a copy of, by path, of those that are one."""
+    features, tiles = images.outputs.image, model.manifest.preprocessing.tile_count
+    known = model.scorer.known(features)
+    nearest = model.gallery.search(Outputs(features).unfolded(tiles).image[::tiles], 1)[1][:, 0]
+    return {images.paths[i]: model.normals[nearest[i]] for i in np.flatnonzero(known)}
 
 
 def _suspects(folder: str, manifest: Manifest) -> Suspects | None:

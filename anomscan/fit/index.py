@@ -198,6 +198,7 @@ def _pretrained(
         reading=normals.look.reading,
         focus=options.focus,
         tiles=options.tiles,
+        all_calibrate=normals.rule.is_all,
     )
     info = asked_scorer(options.scorer, find_preset(plain.method).scorer, (), plain.method)
     return make_network(normals.sources, plain, info, scratch, progress), info
@@ -206,7 +207,7 @@ def _pretrained(
 def _split(normals: Normals, rule: HoldOut, folder: str, manifest: Manifest) -> tuple[Normals, list[str]]:
     """Hold out none that the network may have been trained on: those of its gallery."""
     seed = manifest.method.seed
-    if not manifest.method.steps:
+    if rule.is_all or not manifest.method.steps:
         return normals.split(rule, seed), []
     try:
         return normals.split(rule, seed, set(read_normals(folder, manifest))), []

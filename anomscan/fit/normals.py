@@ -15,7 +15,7 @@ from anomscan.fit.sets import Sets
 from anomscan.images.find import Found, find_images
 from anomscan.images.workpiece import PartRule
 from anomscan.model.folder import read_manifest
-from anomscan.model.manifest import GroupRule, HoldOut, check_group_rule
+from anomscan.model.manifest import ALL, GroupRule, HoldOut, check_group_rule
 from anomscan.types import Levels, Progress, Reading
 
 HELD_OUT = 0.2
@@ -64,11 +64,14 @@ class Normals:
         The order in which groups are drawn depends on nothing but their names below ``root`` and the seed:
         when the index is built again with a few more images, the same ones are held out, which the training
         has not seen. No group with an image of ``trained``, absolute paths that it did see, is held out;
-        nothing is of fewer than ``FEWEST_TO_HOLD_OUT`` images, and no group that would leave less than half.
+        nothing is where all calibrate, or of fewer than ``FEWEST_TO_HOLD_OUT`` images, and no group that
+        would leave less than half.
 
         Raises:
             UsageError: all images are of one group.
         """
+        if rule.is_all:
+            return replace(self, rule=rule)
         target = min(round(rule.share * len(self.sources)), MOST_HELD_OUT)
         if not target or len(self.sources) < FEWEST_TO_HOLD_OUT:
             return replace(self, rule=rule)
@@ -142,6 +145,8 @@ def group_name(path: str, group_by: GroupRule) -> str:
 def hold_out_rule(folder: str | None, share: float | None, group_by: GroupRule | None) -> HoldOut:
     """What was asked for; what was not is as in the model of ``folder``, if there is one, or the default.
 
+    Where none is to be held out, a share of 0, all are to calibrate.
+
     Raises UsageError where ``group_by`` is no rule.
     """
     rule = HoldOut(HELD_OUT)
@@ -157,4 +162,4 @@ def hold_out_rule(folder: str | None, share: float | None, group_by: GroupRule |
             calibration = read_manifest(folder).calibration
             if calibration is not None:
                 rule = HoldOut(calibration.rule.share or HELD_OUT, calibration.rule.group_by)
-    return HoldOut(rule.share if share is None else share, group_by or rule.group_by)
+    return HoldOut(rule.share if share is None else share or ALL, group_by or rule.group_by)

@@ -37,7 +37,6 @@ FEWEST, MOST_RANKED = 20, 10_000
 """Normals of which a tail can be told; and so many are compared at most, evenly spread over all."""
 MIDDLE, UPPER = 0.5, 0.9
 _SMALLEST, _NARROWEST = 1e-6, 1e-3
-_MOST_COPIES = 64
 _BLOCK = 16
 
 
@@ -92,17 +91,8 @@ def image_scores(
         copies: (n,) a number for each image, the same for copies of each other.
     """
     gallery, _ = Gallery.build_fast(features, metric, seed=0)
-    largest = int(np.unique(copies, return_counts=True)[1].max())
-    wanted = min(len(features), k + min(largest, _MOST_COPIES))
-    distances, rows = gallery.search(features, wanted)
-    others = (copies[rows] != copies[:, None]) & (rows >= 0)
-    others[:, -1] |= ~others.any(axis=1)  # all are its copies: the farthest of them
-    scores, nearest = np.empty(len(features), np.float32), np.empty(len(features), np.int64)
-    for i, mine in enumerate(others):
-        found = distances[i][mine][:k]
-        scores[i] = knn_score(np.pad(found, (0, k - len(found)), mode="edge")[None])[0]
-        nearest[i] = rows[i][mine.argmax()]
-    return scores, nearest
+    distances, rows = gallery.search_apart(features, k, copies, copies)
+    return knn_score(distances), rows[:, 0]
 
 
 def standing(logs: Floats) -> Floats:
@@ -176,7 +166,7 @@ def patch_scores_without(
     own = np.array([copies.get(path, sets.get(path, -1 - len(known) - i)) for i, path in enumerate(paths)])
     blocks = [slice(i, i + _BLOCK) for i in range(0, len(patches), _BLOCK)]
     return np.concatenate(
-        [scorer.apart(own[block], known, patches[block].astype(np.float32)) for block in blocks]
+        [scorer.patches_apart(own[block], known, patches[block].astype(np.float32)) for block in blocks]
     )
 
 

@@ -23,7 +23,7 @@ SCHEMA = 2
 """Version of the model folder's layout; a reader refuses a larger one.
 
 A model says 2 where a reader of version 0.2.0, which knows 1, would pass something over that changes what it
-finds: see ``Manifest.least_schema``.
+finds, or take normals of the gallery for held-out ones: see ``Manifest.least_schema``.
 """
 FILE_NAME = r"^[a-z]+-[0-9a-f]{16}\.[a-z0-9]+\Z"
 """What the files beside ``model.json`` are called: a kind, a piece of the SHA-256, a suffix; never a path."""
@@ -48,15 +48,25 @@ class DataInfo:
     fingerprint: str
 
 
+ALL = 1.0
+
+
 @dataclass(frozen=True)
 class HoldOut:
-    """Which normals are held out to calibrate with: a share of them, whole groups together.
+    """Which normals calibrate: a share of them that is held out, whole groups together, or all of them.
+
+    With a share of ``ALL`` none is held out and every normal calibrates, scored by the others.
 
     ``group_by`` is a name or a regular expression with a group: see ``fit.normals.group_name``.
     """
 
     share: float = 0.0
     group_by: GroupRule = "none"
+
+    @property
+    def is_all(self) -> bool:
+        """Whether all normals calibrate and none is held out."""
+        return self.share >= ALL
 
 
 def check_group_rule(rule: GroupRule) -> None:
@@ -67,7 +77,7 @@ def check_group_rule(rule: GroupRule) -> None:
 
 @dataclass(frozen=True)
 class CalibrationInfo:
-    """The held-out normals that p-values come from: how they were chosen, where they were, how many.
+    """The normals that p-values come from: how they were chosen, where they were, how many.
 
     ``fingerprint`` is made as that of ``DataInfo``.
     """
@@ -145,6 +155,7 @@ class Manifest:
         """The smallest schema whose readers understand this model; a field new since 0.2.0 asks for 2."""
         rules = self.preprocessing
         is_new = rules.reading.part is not None or rules.tiles is not None or self.patches is not None
+        is_new |= self.calibration is not None and self.calibration.rule.is_all
         return 2 if is_new else 1
 
     @property

@@ -27,7 +27,7 @@ NORMALS = "normals"
 class Model:
     """A loaded model: what ``score`` needs. ``normals[i]`` is the path of the gallery's i-th vector.
 
-    ``calibration`` is None where no normals were held out; then there are no p-values.
+    ``calibration`` is None where no normals calibrate; then there are no p-values.
     """
 
     manifest: Manifest
@@ -49,12 +49,18 @@ class Model:
     def __post_init__(self) -> None:
         if len(self.normals) < len(self.gallery):
             raise ModelDamaged("the model names fewer normals than its gallery holds; adapt again")
+        groups = None if self.calibration is None else self.calibration.gallery
+        if groups is not None and not len(groups) == len(self.gallery) == len(self.normals):
+            raise ModelDamaged("the model's calibration does not go with its gallery; adapt again")
 
     def calibrated(self, k: int) -> Calibration | None:
         """The calibration for scores by ``k`` neighbours."""
         if self.calibration is None or k == self.manifest.scorer.k:
             return self.calibration
-        return self.calibration.rescored(self.scorer.score(Outputs(self.calibration.features), k))
+        outputs = Outputs(self.calibration.features)
+        if self.calibration.gallery is None:
+            return self.calibration.rescored(self.scorer.score(outputs, k))
+        return self.calibration.rescored(self.scorer.apart(outputs, k, self.calibration.apart(self.normals)))
 
 
 def read_model(folder: str, threads: int, device: str = "cpu") -> Model:

@@ -212,6 +212,8 @@ def _about(summary: Summary) -> str:
 def _provenance(manifest: Manifest, summary: Summary) -> Iterable[tuple[str, str]]:
     calibration, drift = manifest.calibration, summary.drift
     held_out = f"{calibration.images} images of {printable(calibration.root)}" if calibration else "none"
+    if calibration and calibration.rule.is_all:
+        held_out = f"none: {calibration.images} normals calibrate, each scored by the others"
     return [
         ("anomscan", summary.anomscan),
         ("model", f"{manifest.id}, made {manifest.created}"),

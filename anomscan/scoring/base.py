@@ -81,6 +81,25 @@ class Judged:
     outputs: Outputs
 
 
+@dataclass(frozen=True)
+class Apart:
+    """Which normals of the gallery do not count for which of n images that are among them.
+
+    ``own`` is (n,), a number for each image, and ``vectors`` (K,) one for each vector of the gallery: those
+    with the same do not count. ``paths`` gives the number by the normal's path, for galleries of patches,
+    whose differences are multiplied by ``metric``, (C, C), if there is one.
+    """
+
+    own: Rows
+    vectors: Rows
+    paths: Mapping[str, int]
+    metric: Features | None = None
+
+    def each(self, times: int) -> Apart:
+        """The same of images in so many tiles each."""
+        return replace(self, own=np.repeat(self.own, times))
+
+
 class Scorer(ABC):
     """Turns outputs into scores by what it learnt from the normals; owns its galleries and its files.
 
@@ -100,6 +119,11 @@ class Scorer(ABC):
     """Whether features made for it make no sense to another scorer."""
     takes_centroids: ClassVar[bool] = True
     """Whether its gallery may hold vectors that are no normal's."""
+
+    @property
+    def compares_apart(self) -> bool:
+        """Whether it can score the normals of its gallery each without itself, exactly: see ``apart``."""
+        return False
 
     patches: NormalPatches | None = None
     """What it compares patches with, if it does."""
@@ -193,6 +217,20 @@ class Scorer(ABC):
         """
         others = self.info.k + self.uses_neighbours * (len(self.gallery) > self.info.k)
         return self.score(normals, others)  # a normal's own neighbour is at distance 0
+
+    def apart(self, outputs: Outputs, k: int, apart: Apart) -> Features:
+        """The scores of n normals of the gallery by the others, (n,) float32: for ``compares_apart``.
+
+        Args:
+            outputs: theirs, with patches where these are looked at.
+            k: neighbours.
+            apart: what leaves the gallery for each.
+
+        Raises:
+            GalleryTooSmall: fewer than ``k`` others are left for one of them.
+            UsageError: the scorer does not go by neighbours alone.
+        """
+        raise UsageError(f"the scorer {self.info.name} cannot leave a normal out")
 
     def mean(self, features: Features) -> Features:
         """The features of whole images, (n, D), from those that the network gives."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from anomscan.errors import ModelDamaged
 from anomscan.scoring.bank import Bank
-from anomscan.scoring.base import Indexed, Scorer
+from anomscan.scoring.base import Apart, Indexed, Scorer
 from anomscan.scoring.info import GalleryInfo, PatchInfo, Spread
 from anomscan.scoring.patched import SMALLEST, UNKNOWN, Patched
 from anomscan.scoring.patches import PatchGallery, averages, in_peak, peaks
@@ -67,24 +67,43 @@ class Focused(Patched[PatchGallery]):
         info = super().measured(distances)
         return replace(info, peak=_spread(peaks(distances)), average=_spread(averages(distances)))
 
-    def apart(self, own: NDArray[np.int64], sets: NDArray[np.int64], patches: Features) -> Features:
+    def patches_apart(self, own: NDArray[np.int64], sets: NDArray[np.int64], patches: Features) -> Features:
         """Their peaks."""
         return peaks(self.patches.maps_apart(own, sets, patches))
 
     def patch_scores(self, maps: PatchMaps) -> Features:
         """In standard deviations of the normals': of their peak or of their average."""
-        peak = _standard(peaks(maps.distances), self.patch_info.peak)
-        average = _standard(averages(maps.distances), self.patch_info.average)
-        return np.maximum(peak, average)
+        return self._of_patches(maps.distances)
 
     def score(self, outputs: Outputs, k: int) -> Features:
         """That of the patches, or the weighted mean of both, in standard deviations of the normals'."""
         aspects = self.aspects(outputs, k)
+        return self._both(aspects["patch_score"], aspects["image_score"])
+
+    @property
+    def compares_apart(self) -> bool:
+        """Where the scorer of whole images does."""
+        return self.image.compares_apart
+
+    def apart(self, outputs: Outputs, k: int, apart: Apart) -> Features:
+        """See there; a normal's patches leave the gallery with it, whose selection is not made again."""
+        if outputs.patches is None:
+            raise ModelDamaged("the extractor gives no patches and the model scores by them; adapt again")
+        known = np.array([apart.paths.get(path, -1) for path in self.patches.paths], np.int64)
+        distances = self.patches.maps_apart(apart.own, known, outputs.patches, apart.metric)
+        return self._both(self._of_patches(distances), self.image.apart(outputs, k, apart))
+
+    def _of_patches(self, distances: Features) -> Features:
+        peak = _standard(peaks(distances), self.patch_info.peak)
+        average = _standard(averages(distances), self.patch_info.average)
+        return np.maximum(peak, average)
+
+    def _both(self, patch: Features, image: Features) -> Features:
         if self.looks == "patch":
-            return aspects["patch_score"]
-        image = _standard(aspects["image_score"], self.patch_info.image)
+            return patch
         weight = self.patch_info.weight
-        return ((aspects["patch_score"] + weight * image) / (1 + weight)).astype(np.float32)
+        whole = _standard(image, self.patch_info.image)
+        return ((patch + weight * whole) / (1 + weight)).astype(np.float32)
 
     def graph(self, graph: Graph, outputs: GraphOutputs) -> Value:
         """The patches' score, or the weighted mean of both."""

@@ -39,6 +39,8 @@ _POINTS_A_LIST = 32
 
 
 _BLOCK = 50_000
+_TOGETHER, _APART = 64, 4096
+# A query sees past so many vectors of its own set; larger sets are taken out. So many queries at a time.
 _LOOKED_AT = 1000
 """Features of a gallery that is read which are looked at: whether they are numbers."""
 
@@ -260,6 +262,44 @@ class Gallery:
         if self._cosine:
             return np.clip(1.0 - values, 0.0, 2.0), neighbours
         return np.sqrt(np.maximum(values, 0.0)), neighbours
+
+    def search_apart(
+        self, queries: Features, k: int, own: NDArray[np.int64], sets: NDArray[np.int64]
+    ) -> tuple[Features, NDArray[np.int64]]:
+        """The ``k`` nearest normals of each query that are not of its own set; else as ``search``.
+
+        Args:
+            queries: (n, D) float32.
+            k: neighbours; where there are fewer others, the farthest of them counts again, and where there is
+                no other at all, the farthest of its own.
+            own: (n,) the number of the set of each query.
+            sets: (K,) that of each vector of the gallery.
+        """
+        k = min(k, len(self))
+        distances = np.empty((len(queries), k), np.float32)
+        rows = np.empty((len(queries), k), np.int64)
+        numbers, counts = np.unique(sets, return_counts=True)
+        large = numbers[(counts > _TOGETHER) & (counts < len(self))]
+        near = ~np.isin(own, large)
+        beyond = int(counts[~np.isin(numbers, large)].max(initial=0))
+        wanted = min(len(self), k + min(beyond, _TOGETHER))
+        for start in range(0, len(queries), _APART):
+            block = start + np.flatnonzero(near[start : start + _APART])
+            found = self.search(queries[block], wanted)
+            others = (sets[found[1]] != own[block, None]) & (found[1] >= 0)
+            others[:, -1] |= ~others.any(axis=1)
+            order = np.argsort(~others, axis=1, kind="stable")[:, :k]
+            last = np.maximum(others.sum(axis=1, keepdims=True), 1) - 1
+            order = np.take_along_axis(order, np.minimum(np.arange(k), last), axis=1)
+            distances[block], rows[block] = (np.take_along_axis(each, order, axis=1) for each in found)
+        for number in np.intersect1d(large, own):
+            whose, others = own == number, np.flatnonzero(sets != number)
+            rest = Gallery.build(self.at(others), "cosine" if self._cosine else "euclidean")
+            found = rest.search(queries[whose], min(k, len(rest)))
+            missing = ((0, 0), (0, k - found[0].shape[1]))
+            distances[whose] = np.pad(found[0], missing, mode="edge")
+            rows[whose] = np.pad(others[found[1]], missing, mode="edge")
+        return distances, rows
 
 
 def _squared_distances(queries: Features, features: Features, rows: NDArray[np.int64]) -> Features:

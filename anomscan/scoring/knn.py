@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from anomscan.scoring.base import Scorer, cosine_or_euclidean, knn_score
+from anomscan.errors import GalleryTooSmall
+from anomscan.scoring.base import Apart, Scorer, cosine_or_euclidean, knn_score
 from anomscan.scoring.info import ScorerInfo
 from anomscan.types import Features, Outputs, Rows
 
@@ -53,6 +54,22 @@ class Knn(Scorer):
         others = (rows[found] // tiles != few[:, None] // tiles) & (found >= 0)
         nearest = others & (others.cumsum(axis=1) <= self.info.k)
         return knn_score(np.where(nearest, distances, np.float32(0)))
+
+    @property
+    def compares_apart(self) -> bool:
+        """Where the search is exact."""
+        return self.gallery.exact
+
+    def apart(self, outputs: Outputs, k: int, apart: Apart) -> Features:
+        """See there: nothing but neighbours makes up this score."""
+        numbers, counts = np.unique(apart.vectors, return_counts=True)
+        most = len(self.gallery) - int(counts[np.isin(numbers, apart.own)].max(initial=0))
+        if most < k:
+            raise GalleryTooSmall(
+                f"{most} normals are left for one that is compared with the others, too few for {k} "
+                f"neighbours; the largest possible --k is {most}"
+            )
+        return knn_score(self.gallery.search_apart(outputs.image, k, apart.own, apart.vectors)[0])
 
     def graph(self, graph: Graph, outputs: GraphOutputs) -> Value:
         """The sum of the distances."""

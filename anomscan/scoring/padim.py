@@ -146,7 +146,7 @@ class Padim(Patched[PlacedPatches]):
         """By Gaussians of the others."""
         return self.patches.gaussians.without(self._distances(patches))
 
-    def apart(self, own: NDArray[np.int64], sets: NDArray[np.int64], patches: Features) -> Features:
+    def patches_apart(self, own: NDArray[np.int64], sets: NDArray[np.int64], patches: Features) -> Features:
         """The largest, by Gaussians without the normal itself; copies of it stay in them."""
         distances, known = self._distances(patches), np.isin(own, sets)
         distances[known] = self.patches.gaussians.without(distances[known])

@@ -78,7 +78,7 @@ class PatchCore(Patched[PatchGallery]):
         """Without those of the same normal."""
         return self.patches.maps_without(positions, patches)
 
-    def apart(self, own: NDArray[np.int64], sets: NDArray[np.int64], patches: Features) -> Features:
+    def patches_apart(self, own: NDArray[np.int64], sets: NDArray[np.int64], patches: Features) -> Features:
         """The farthest of their patches (eq. 6); what eq. 7 makes of it hardly changes an order."""
         farthest: Features = self.patches.maps_apart(own, sets, patches).max(axis=(1, 2))
         return farthest

@@ -138,7 +138,7 @@ class Patched(Scorer, Generic[Store]):
         """
 
     @abstractmethod
-    def apart(self, own: NDArray[np.int64], sets: NDArray[np.int64], patches: Features) -> Features:
+    def patches_apart(self, own: NDArray[np.int64], sets: NDArray[np.int64], patches: Features) -> Features:
         """What the patches of m normals, (m, rows, columns, C), come to by those of the others, (m,).
 
         ``sets`` is a number for each of ``patches.paths``, the same for copies; ``own`` that of each of m.

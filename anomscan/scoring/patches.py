@@ -141,29 +141,43 @@ class PatchGallery(NormalPatches):
         return self.maps_apart(positions, np.arange(len(self.paths)), patches)
 
     def maps_apart(
-        self, positions: NDArray[np.int32] | NDArray[np.int64], sets: NDArray[np.int64], patches: Features
+        self,
+        positions: NDArray[np.int32] | NDArray[np.int64],
+        sets: NDArray[np.int64],
+        patches: Features,
+        metric: Features | None = None,
     ) -> Features:
         """The same where ``sets``, a number for each of ``paths``, says which normals are copies.
 
-        ``positions`` are the numbers of the m normals among those.
+        ``positions`` are the numbers of the m normals among those. ``metric``, (C, C), is what differences
+        are multiplied by before their lengths are taken; of the nearest as they are the nearest counts.
         """
         found, sets = np.empty(patches.shape[:3], np.float32), sets[self.images]
+        vectors = self.gallery.vectors() if metric is not None else None
         for image, own, into in zip(patches, positions, found, strict=True):
             flat = image.reshape(-1, image.shape[-1])
             distances, rows = self.gallery.search(flat, min(_OTHERS, len(self)))
             others = (sets[rows] != own) & (rows >= 0)
-            nearest = distances[np.arange(len(flat)), others.argmax(axis=1)]
+            if vectors is None or metric is None:
+                nearest = distances[np.arange(len(flat)), others.argmax(axis=1)]
+            else:
+                away = np.linalg.norm((vectors[rows] - flat[:, None]) @ metric, axis=2)
+                nearest = np.where(others, away, np.inf).min(axis=1)
             hidden = ~others.any(axis=1)  # behind its own
             if hidden.any():
-                nearest[hidden] = self._to_others(flat[hidden], sets != own)
+                nearest[hidden] = self._to_others(flat[hidden], sets != own, metric)
             into[:] = nearest.reshape(into.shape)
         return found
 
-    def _to_others(self, patches: Features, which: NDArray[np.bool_]) -> Features:
+    def _to_others(
+        self, patches: Features, which: NDArray[np.bool_], metric: Features | None = None
+    ) -> Features:
         """Exact distances of (n, C) patches to the nearest of some, (K,), of the gallery's."""
         others = self.gallery.vectors()[which]
         if len(others) == 0:
             return self.gallery.search(patches, min(_OTHERS, len(self)))[0][:, -1]
+        if metric is not None:
+            others, patches = others @ metric, patches @ metric
         return Gallery.build(others, "euclidean").search(patches, 1)[0][:, 0]
 
     def origin(self, position: int) -> tuple[str, int, int]:

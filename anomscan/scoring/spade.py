@@ -96,6 +96,6 @@ class Spade(Patched[EveryPatch]):
             maps.append(self._map(image, others[:NORMALS])[0])
         return np.stack(maps)
 
-    def apart(self, own: NDArray[np.int64], sets: NDArray[np.int64], patches: Features) -> Features:
+    def patches_apart(self, own: NDArray[np.int64], sets: NDArray[np.int64], patches: Features) -> Features:
         """Nothing: normals are ranked as whole images, as images are scored."""
         return np.zeros(len(patches), np.float32)

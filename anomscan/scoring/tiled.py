@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from anomscan.errors import UsageError
 from anomscan.images.tiles import spans, stretch
-from anomscan.scoring.base import Indexed, Judged, Scorer
+from anomscan.scoring.base import Apart, Indexed, Judged, Scorer
 from anomscan.scoring.reduction import Reduction
 from anomscan.types import Features, Outputs, PatchMaps, Rows, Tiles
 
@@ -71,6 +71,18 @@ class Tiled(Scorer):
         """The largest score of a tile of each image."""
         scores = self.tile.score(outputs.unfolded(self.tiles.count), k)
         largest: Features = scores.reshape(-1, self.tiles.count).max(axis=1)
+        return largest
+
+    @property
+    def compares_apart(self) -> bool:
+        """Where the scorer of tiles does."""
+        return self.tile.compares_apart
+
+    def apart(self, outputs: Outputs, k: int, apart: Apart) -> Features:
+        """See there; an image's tiles leave together."""
+        count = self.tiles.count
+        scores = self.tile.apart(outputs.unfolded(count), k, apart.each(count))
+        largest: Features = scores.reshape(-1, count).max(axis=1)
         return largest
 
     def score_and_nearest(self, outputs: Outputs, k: int) -> tuple[Features, Rows]:

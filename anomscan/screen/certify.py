@@ -115,7 +115,7 @@ def certify(
     check(Decision(fpr=fpr), model.calibration)
     reading = model.manifest.preprocessing.reading
     sources = _readable(model, normals, reading)
-    held = set(held_out_images(model))
+    held = set(held_out_images(model)) if _held_out(model) else set()
     trials = [Trial(None, 0.0, 0.0, i, 0) for i, path in enumerate(sources) if path not in held]
     trials += _trials(len(sources), draws, seed, list(defects), contrasts)
     p_values = np.array(list(_scored(model, sources, trials, defects, progress)))
@@ -137,6 +137,7 @@ def held_out_images(model: Model) -> list[str]:
 
     Raises:
         CalibrationTooSmall: it has none.
+        InputError: all of its normals calibrate and none is held out.
     """
     info = model.manifest.calibration
     if model.calibration is None or info is None:
@@ -144,8 +145,19 @@ def held_out_images(model: Model) -> list[str]:
             "certify needs held-out normals and the model has none; index or adapt again, with --holdout "
             "above 0, or run 'anomscan calibrate' with other normals"
         )
+    if model.calibration.gallery is not None:
+        raise InputError(
+            "certify makes defects onto normals that the model does not compare with, and of this model all "
+            "calibrate and none is held out; name a folder of others, or index again with --holdout 0.2"
+        )
     where = Whereabouts(info.root)
     return [place for place in map(where.of, model.calibration.paths) if place is not None]
+
+
+def _held_out(model: Model) -> set[str]:
+    """Where its held-out normals were."""
+    calibration = model.calibration
+    return set(calibration.paths) if calibration is not None and calibration.gallery is None else set()
 
 
 def made(sources: Sequence[str], trial: Trial, defects: Mapping[str, Defect], reading: Reading) -> Example:
@@ -168,7 +180,7 @@ def _readable(model: Model, normals: Sequence[str], reading: Reading) -> list[st
     """The normals that can be read; none of them may be in the gallery."""
     screener, kept = Screener(model), []
     wanted: list[Found] = [source_named(path) for path in normals]
-    held = set(model.calibration.paths) if model.calibration else set()
+    held = _held_out(model)
     for scored in screener.stream(decode_all(wanted, model.manifest.preprocessing, available_cores())):
         if isinstance(scored, Unreadable):
             continue

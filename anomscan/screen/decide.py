@@ -22,7 +22,7 @@ def check(decision: Decision, calibration: Calibration | None) -> None:
         if calibration is None:
             raise CalibrationTooSmall(
                 f"{option} needs held-out normals and the model has none; index or adapt again, with "
-                "--holdout above 0, or run 'anomscan calibrate' with other normals"
+                "--holdout, or run 'anomscan calibrate' with other normals"
             )
         calibration.require(rate, option)
     review = decision.review

@@ -149,8 +149,8 @@ def _model(folder: str) -> Iterator[Finding]:
     yield Finding(
         "p-values",
         held_out > 0,
-        f"{held_out} held-out normals: --fpr {1 / (held_out + 1):.2g} or more"
-        if held_out
+        f"{held_out} {model.calibration.noun}: --fpr {1 / (held_out + 1):.2g} or more"
+        if model.calibration
         else "none held out",
-        "adapt or index with --holdout above 0, or run 'anomscan calibrate'",
+        "adapt or index with --holdout, or run 'anomscan calibrate'",
     )

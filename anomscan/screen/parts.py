@@ -33,6 +33,8 @@ class Parts:
         seen = {rule.of(path) for path in (*model.normals, *patches)}
         held = [rule.of(path) for path in calibration.paths]
         info = model.manifest.calibration
+        if calibration.gallery is not None and info is not None and info.rule.group_by == group_rule(rule):
+            seen = set()  # a part was scored without all of its views
         if model.manifest.gallery.reduced and (info is None or info.rule.group_by != group_rule(rule)):
             seen.update(held)  # which normals the gallery stands for is no longer known
         self._split = len(seen.intersection(held))

@@ -295,9 +295,14 @@ def drift_of(model: Model, calibration: Calibration, features: Features) -> Drif
     darker, and the highest scores are left out.
     """
     scorer, own = model.scorer.whole, model.scorer.mean(calibration.features)
-    held_out = replace(calibration, features=own, scores=scorer.score(Outputs(own), scorer.info.k))
-    scores = scorer.score(Outputs(features), scorer.info.k).astype(np.float64)
-    return drift(held_out, model.gallery.some(LARGEST_SAMPLE), features, scores)
+    k, normals = scorer.info.k, model.gallery.some(LARGEST_SAMPLE)
+    if calibration.gallery is None:
+        among = scorer.score(Outputs(own), k)
+    else:
+        among = scorer.apart(Outputs(own), k, calibration.apart(model.normals))
+        normals = np.concatenate([own, features])  # alike for both: the gallery knows one side alone
+    scores = scorer.score(Outputs(features), k).astype(np.float64)
+    return drift(replace(calibration, features=own, scores=among), normals, features, scores)
 
 
 def scale_of(model: Model) -> Scale | None:

@@ -1,20 +1,35 @@
-"""From scores to p-values, by normal images that neither the training nor the gallery has seen.
+"""From scores to p-values, by normals that were held out, or by all normals, each among the others.
 
-The held-out normals are scored like any incoming image. A new normal is as likely to rank anywhere among them
-as they are among each other, whatever the network: so the share of them that score as high is a p-value with
-a finite-sample guarantee (split conformal; Vovk et al. 2005; Bates et al. 2023, "Testing for outliers with
-conformal p-values").
+Held-out normals, which neither the training nor the gallery has seen, are scored like any incoming image. A
+new normal is as likely to rank anywhere among them as they are among each other, whatever the network: so the
+share of them that score as high is a p-value with a finite-sample guarantee (split conformal; Vovk et al.
+2005; Bates et al. 2023, "Testing for outliers with conformal p-values").
 
-Images of one session, lot or day are alike, so that it is not images but whole groups that are exchangeable.
-Then the groups are what is counted, each with the same weight (Lee, Barber and Willett 2023,
-"Distribution-free inference with hierarchical data"; Dunn, Wasserman and Ramdas 2022). Without a rule
-every image is a group of its own.
+Where nothing was trained on the normals and a score is made of distances to nearest neighbours, none need be
+held out. Full conformal prediction (Vovk, Gammerman and Shafer 2005, "Algorithmic Learning in a Random
+World", ch. 2) scores the image x by all n normals, S(x), and every normal j by the other n - 1 and x, S'_j:
+all n + 1 are treated alike, so that p = (1 + #{j: S'_j >= S(x)}) / (n + 1) has the same guarantee, exactly.
+A gallery that is larger by x can only bring a nearest neighbour closer: S'_j <= S_j, the score of j among the
+other normals alone. So (1 + #{j: S_j >= S(x)}) / (n + 1), with the scores S_j, which do not depend on x, is
+no smaller: it is as valid, never anti-conservative, costs no more than held-out normals do, and is larger
+only where x comes among the k nearest of a normal that is odder than x itself. For neighbours this needs no
+price as jackknife+ pays one (Barber et al. 2021: twice the rate), whose scores are not monotone in the set.
+The same holds for patches: peak and average grow with every distance, standardising is a fixed increasing
+function, and a maximum and a mean with weights that are not negative grow with what they are made of.
+
+A normal leaves the gallery together with its copies and with the whole of its group, as the image x comes
+with no fellow of its group. The argument does not cover what is fitted to all n normals and not to x. So the
+readout is not whitened then (``adapt.readouts``), and a normal's share in the whitening of patches is taken
+out when it is scored (``fit.held_out.Moments``), which is no proof but was measured. What is left are the
+spreads that scores are standardised by, one increasing function for all, and which patches a reduced gallery
+keeps, where a normal's own leave holes behind: its score is larger for that, and p-values with it.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomscan.errors import CalibrationTooSmall, ModelDamaged
-from anomscan.scoring.base import read_arrays
+from anomscan.scoring.base import Apart, read_arrays
 from anomscan.scoring.gallery import Gallery
 from anomscan.types import Features
 
@@ -40,19 +55,34 @@ CALIBRATION = "calibration"
 
 @dataclass(frozen=True)
 class Calibration:
-    """The held-out normals: n images in G groups.
+    """The normals that calibrate: n images in G groups.
 
     Args:
         features: (n, D) float32.
         scores: (n,) float32, by the scorer and the gallery that score incoming images.
         names: the group of each.
         paths: where each was.
+        gallery: where none were held out and these are normals of the gallery itself, each scored by the
+            others: the group of every vector of the gallery.
     """
 
     features: Features
     scores: Features
     names: list[str]
     paths: list[str]
+    gallery: list[str] | None = None
+
+    @property
+    def noun(self) -> str:
+        """What the images are, in words."""
+        return "held-out normals" if self.gallery is None else "normals"
+
+    def apart(self, normals: Sequence[str]) -> Apart:
+        """What leaves the gallery for each, where none were held out; ``normals`` are the gallery's paths."""
+        groups = self.gallery or []
+        _, numbers = np.unique([*self.names, *groups], return_inverse=True)
+        own, vectors = np.split(numbers.astype(np.int64), [len(self.names)])
+        return Apart(own, vectors, dict(zip(normals, vectors.tolist(), strict=True)))
 
     @cached_property
     def groups(self) -> int:
@@ -75,7 +105,7 @@ class Calibration:
         return Gallery.build(self.features, "euclidean")
 
     def p_values(self, scores: Features) -> Floats:
-        """(1 + weight of the held-out normals that score as high) / (G + 1).
+        """(1 + weight of the normals that score as high) / (G + 1).
 
         Ties count against an anomaly. Where every image is a group this is (1 + #{calibration >= score}) /
         (n + 1). A new normal of a new group has a p-value of at most A with a probability of at most A.
@@ -91,6 +121,8 @@ class Calibration:
 
     def holds(self, features: Features) -> NDArray[np.bool_]:
         """Which of (m, D) features are those of a held-out normal, up to rounding."""
+        if self.gallery is not None:
+            return np.zeros(len(features), np.bool_)
         return self._gallery.holds(features, self._gallery.search(features, 1)[1][:, 0])
 
     def graph(self, graph: Graph, scores: Value, features: Value, known: Value) -> Value:
@@ -110,10 +142,11 @@ class Calibration:
         ascending = self.scores[self._order].reshape(1, -1)
         lower = graph.add("Less", ascending, graph.add("Unsqueeze", scores, np.array([1])))
         places = graph.cast(graph.sum(graph.cast(lower, np.float32), 1), np.int64)
-        _, nearest = self._gallery.graph(graph, features, 1)
-        held_out = self._gallery.holds_graph(graph, features, graph.shaped(nearest, -1))
-        copies = graph.add("Or", known, held_out)
-        return graph.add("Where", copies, 1.0, graph.add("Gather", rounded, places))
+        if self.gallery is None:
+            _, nearest = self._gallery.graph(graph, features, 1)
+            held_out = self._gallery.holds_graph(graph, features, graph.shaped(nearest, -1))
+            known = graph.add("Or", known, held_out)
+        return graph.add("Where", known, 1.0, graph.add("Gather", rounded, places))
 
     def limit(self, p_value: float) -> float:
         """The largest held-out score whose p-value is larger: scores above it have ``p_value`` at most."""
@@ -127,18 +160,23 @@ class Calibration:
             CalibrationTooSmall: ``rate`` is below 1 / (G + 1); the message says how many are needed.
         """
         if rate < 1 / (self.groups + 1):
-            what = "normals" if self.groups == len(self.paths) else "groups of normals"
+            what = self.noun
+            if self.groups < len(self.paths):
+                what = what.replace("normals", "groups of normals")
             smallest = math.ceil(1e4 / (self.groups + 1)) / 1e4
+            more = "take more normals"
+            if self.gallery is None:
+                more = "hold out more with --holdout, let all normals calibrate with --holdout 0"
             raise CalibrationTooSmall(
-                f"{option} {rate:g} needs {math.ceil(1 / rate - 1e-9) - 1} held-out {what} and the model has "
-                f"{self.groups}, enough for {option} {smallest:g}; hold out more with --holdout, or name "
-                "more to 'anomscan calibrate'"
+                f"{option} {rate:g} needs {math.ceil(1 / rate - 1e-9) - 1} {what} and the model has "
+                f"{self.groups}, enough for {option} {smallest:g}; {more}, or name more to "
+                "'anomscan calibrate'"
             )
 
     def at(self, positions: list[int]) -> Calibration:
         """Some of the images."""
         names, paths = [self.names[i] for i in positions], [self.paths[i] for i in positions]
-        return Calibration(self.features[positions], self.scores[positions], names, paths)
+        return Calibration(self.features[positions], self.scores[positions], names, paths, self.gallery)
 
     def rescored(self, scores: Features) -> Calibration:
         """The same images with other scores, (n,) float32."""
@@ -147,7 +185,8 @@ class Calibration:
     def save(self, folder: Path) -> dict[str, Path]:
         """Write it into ``folder``, with texts in ASCII, so that names of any bytes come back exactly."""
         file = folder / "calibration.npz"
-        texts = json.dumps([self.names, self.paths]).encode("ascii")
+        groups = [] if self.gallery is None else [self.gallery]
+        texts = json.dumps([self.names, self.paths, *groups]).encode("ascii")
         np.savez(file, features=self.features, scores=self.scores, texts=np.frombuffer(texts, np.uint8))
         return {CALIBRATION: file}
 
@@ -156,8 +195,8 @@ class Calibration:
         """Read it back; nothing in the file is executed. Raises ModelDamaged where it is not one."""
         arrays = read_arrays(path)
         try:
-            names, paths = json.loads(arrays["texts"].tobytes())
-            found = cls(arrays["features"], arrays["scores"], names, paths)
+            names, paths, *groups = json.loads(arrays["texts"].tobytes())
+            found = cls(arrays["features"], arrays["scores"], names, paths, *groups)
             found.check()
             return found
         except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -166,8 +205,8 @@ class Calibration:
     def check(self) -> None:
         """Raise ValueError or TypeError where these are no normals with features and scores."""
         count = len(self.paths)
-        texts = [*self.names, *self.paths]
-        fits = len(texts) == 2 * count and all(isinstance(text, str) for text in texts)
+        texts = [*self.names, *self.paths, *(self.gallery or [])]
+        fits = len(self.names) == count and all(isinstance(text, str) for text in texts)
         shapes = (
             self.scores.shape == (count,) and self.features.shape[:1] == (count,) and self.features.ndim == 2
         )

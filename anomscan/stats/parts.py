@@ -95,7 +95,7 @@ class HeldParts:
         """What the p-value of a part with so many views comes from, in words."""
         held = self.of_views(count).groups
         if count == 1:
-            return f"{self.images.groups} held-out normals"
+            return f"{self.images.groups} {self.images.noun}"
         if self.are_enough(count):
-            return f"maximum against {held} held-out parts"
+            return f"maximum against {held} {self.images.noun.replace('normals', 'parts')}"
         return f"Bonferroni: {held} held-out {'part is' if held == 1 else 'parts are'} too few"

@@ -47,3 +47,11 @@ def test_a_rooted_readout_tells_what_shaped_it_and_has_a_plain_one(readout: Read
     assert not readout.normalises
     plain = readout.plain
     assert plain.plain is plain is not readout
+
+
+def test_what_is_fitted_to_the_normals_has_a_stand_in_that_is_not() -> None:
+    for readout in (RootedHead(), RootedStages()):
+        assert isinstance(readout.unfitted, type(readout))
+        assert (readout.power, readout.unfitted.power) == (POWER, 0.0)  # type: ignore[attr-defined]
+    head = Head()
+    assert head.unfitted is head

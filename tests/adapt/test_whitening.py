@@ -81,3 +81,13 @@ def test_few_or_equal_normals_still_make_a_readout(count: int) -> None:
         found = read(RootedFeatures(normals), drawn(4, 30, seed=2))
         assert np.isfinite(found).all()
         assert len(np.unique(found.round(6), axis=0)) == 4
+
+
+def test_without_a_power_nothing_is_fitted_to_the_normals() -> None:
+    generator = np.random.default_rng(8)
+    some, others = (generator.random((n, 6)).astype(np.float32) for n in (5, 9))
+    query = torch.from_numpy(generator.random((4, 6)).astype(np.float32))
+    first, second = RootedFeatures(some, 0.25, 0.0), RootedFeatures(others, 0.25, 0.0)
+    torch.testing.assert_close(first(query), second(query))
+    torch.testing.assert_close(first(query), 0.5 * torch.nn.functional.normalize(query.sqrt(), dim=1))
+    assert first.settings == {"root": True, "whitening": 0}

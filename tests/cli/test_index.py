@@ -14,7 +14,7 @@ import pytest
 from anomscan.model.folder import read_manifest
 from anomscan.model.model import read_model
 from tests.cli.rows import rows
-from tests.conftest import REPOSITORY, Run, draw_odd
+from tests.conftest import REPOSITORY, Run, draw, draw_odd, fake_model
 
 HOLDER = """
 import sys
@@ -60,7 +60,43 @@ def test_index_keeps_the_rule(run: Run, folder: Path, normal_folder: Path) -> No
     assert "6 more are held out: p-values from 0.14 up" in done.stderr.decode()
     assert "6 more are held out" in run("index", normal_folder, "--model", folder).stderr.decode()
     done = run("index", normal_folder, "--model", folder, "--holdout", "0")
-    assert "no normals are held out" in done.stderr.decode()
+    said = "none is held out: 20 calibrate, each scored by the others: p-values from 0.048 up"
+    assert said in done.stderr.decode()
+    assert said in run("index", normal_folder, "--model", folder).stderr.decode()
+
+
+def test_where_all_calibrate_twenty_normals_are_enough(run: Run, folder: Path, normal_folder: Path) -> None:
+    refused = run("score", normal_folder, "--model", folder, "--fpr", "0.05")
+    assert refused.returncode == 1
+    assert "let all normals calibrate with --holdout 0" in refused.stderr.decode()
+    assert run("index", normal_folder, "--model", folder, "--holdout", "0").returncode == 0
+    for seed in range(2):
+        draw_odd(seed).save(folder / f"odd {seed}.png")
+    draw(777).save(folder / "good.png")
+    images = [folder / "odd 0.png", folder / "odd 1.png", folder / "good.png", normal_folder / "03.png"]
+    done = run("score", *images, "--model", folder, "--fpr", "0.05")
+    assert done.returncode == 0, done.stderr.decode()
+    found = {Path(row["path"]).name: row for row in rows(done.stdout)}
+    assert {found[f"odd {seed}.png"]["anomalous"] for seed in range(2)} == {"True"}
+    assert float(found["odd 0.png"]["p_value"]) == pytest.approx(1 / 21)
+    assert found["good.png"]["anomalous"] == "False"
+    assert found["03.png"]["p_value"] == "1.0", "a copy of a normal"
+    assert "20 of the normals calibrate, each scored by the others" in " ".join(
+        run("info", "--model", folder).stdout.decode().split()
+    )
+    refused = run("score", *images, "--model", folder, "--fpr", "0.04")
+    assert "needs 24 normals and the model has 20" in refused.stderr.decode()
+    refused = run("certify", "--model", folder, "--fpr", "0.1")
+    assert refused.returncode == 1
+    assert "all calibrate and none is held out" in refused.stderr.decode()
+
+
+def test_a_trained_network_leaves_none_to_calibrate(run: Run, normal_folder: Path, tmp_path: Path) -> None:
+    fake_model(normal_folder, tmp_path / "m", steps=2)
+    done = run("index", normal_folder, "--model", "m", "--holdout", "0")
+    assert done.returncode == 0
+    assert "no normals are held out, so that scores have no p-values" in done.stderr.decode()
+    assert "and here the network was trained on them; hold some out" in done.stderr.decode()
 
 
 def test_an_unreadable_normal_is_skipped_and_exit_code_3(run: Run, folder: Path, tmp_path: Path) -> None:

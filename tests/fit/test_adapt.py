@@ -16,15 +16,16 @@ import pytest
 
 from anomscan.adapt import checkpoint
 from anomscan.adapt.checkpoint import Checkpoint, State
-from anomscan.adapt.options import AdaptOptions, BackboneChoice
+from anomscan.adapt.options import AdaptOptions, BackboneChoice, FocusChoice
 from anomscan.adapt.presets import PRESETS
+from anomscan.adapt.whitening import POWER
 from anomscan.errors import InputError, NoImages, UsageError
 from anomscan.fit.adapt import adapt
 from anomscan.fit.export import export
 from anomscan.fit.index import IndexOptions, index
 from anomscan.images.find import find
 from anomscan.model.folder import read_manifest
-from anomscan.model.manifest import HoldOut
+from anomscan.model.manifest import ALL, HoldOut
 from anomscan.model.model import read_model
 from anomscan.network.network import WEIGHTS
 from anomscan.report.rows import Row
@@ -176,7 +177,7 @@ def test_nothing_to_learn_from(fit: Fit, tmp_path: Path, method: str) -> None:
 
 KILLER = """
 import os, signal, sys
-from anomscan.adapt.options import AdaptOptions, BackboneChoice
+from anomscan.adapt.options import AdaptOptions, BackboneChoice, FocusChoice
 from anomscan.fit.adapt import adapt
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job starts without
 def deadly(what, done, total, remark):
@@ -344,3 +345,21 @@ def test_other_images_or_options_start_anew_and_a_commit_ends_it(
     assert (folder / ".checkpoint.safetensors").exists()
     index(str(normals), str(folder), IndexOptions(small), silent)
     assert not (folder / ".checkpoint.safetensors").exists()
+
+
+def test_where_all_normals_calibrate_nothing_is_fitted_to_them(
+    fit: Fit, normal_folder: Path, tmp_path: Path
+) -> None:
+    image = FocusChoice("image")
+    fitted = fit(normal_folder, tmp_path / "m", method="stages", focus=image, rule=HoldOut(ALL))
+    assert fitted.manifest.method.settings["whitening"] == 0
+    assert fitted.manifest.calibration is not None
+    assert (fitted.manifest.calibration.images, fitted.manifest.calibration.groups) == (20, 20)
+    trained = fit(normal_folder, tmp_path / "m", steps=2, rule=HoldOut(ALL))
+    assert trained.manifest.calibration is None
+    assert any("the network was trained on them" in note for note in trained.notes)
+    whitened = fit(normal_folder, tmp_path / "n", method="none", focus=image, rule=HoldOut(0.2))
+    assert whitened.manifest.method.settings["whitening"] == POWER
+    again = index(str(normal_folder), str(tmp_path / "n"), IndexOptions(), silent, HoldOut(ALL))
+    assert again.manifest.calibration is None
+    assert any("the features were fitted to normals" in note for note in again.notes)

@@ -38,7 +38,7 @@ def test_what_is_built_is_read_back(tmp_path: Path) -> None:
     given = replace(material(12, 5), changes=[Change("today", "added", ["/n/0.png"])])
     with ModelDraft.begin(str(tmp_path / "m")) as draft:
         network = fake_network(draft.scratch)
-        manifest = build(draft, network, make_scorer(parse_scorer("knn")), given, silent)
+        manifest = build(draft, network, make_scorer(parse_scorer("knn")), given, silent).manifest
     model = read_model(str(tmp_path / "m"), threads=1)
     assert model.manifest == manifest == read_manifest(str(tmp_path / "m"))
     assert model.normals == given.paths

@@ -8,6 +8,7 @@ import pytest
 
 from anomscan.errors import InputError, UsageError
 from anomscan.fit.enough import Enough, Step, enough, measure
+from anomscan.model.manifest import ALL
 from anomscan.model.model import Model, read_model
 from anomscan.scoring.info import Looks
 from anomscan.scoring.registry import PROCEDURES
@@ -119,3 +120,9 @@ def test_no_picture_elsewhere_is_opened(tmp_path: Path) -> None:
     elsewhere = replace(model, normals=[str(tmp_path / "private.png")] * 24)
     with pytest.raises(InputError, match="0 normals and 16 held-out ones are where the model has"):
         enough(elsewhere, 0.1, str(tmp_path), silent)
+
+
+def test_where_all_normals_calibrate_it_cannot_be_told(normal_folder: Path, tmp_path: Path) -> None:
+    fake_model(normal_folder, tmp_path / "m", ALL)
+    with pytest.raises(InputError, match="all calibrate and none is held out; index again with --holdout"):
+        enough(read_model(str(tmp_path / "m"), 1), 0.1, str(tmp_path), silent)

@@ -12,8 +12,10 @@ from anomscan.errors import CalibrationTooSmall, NoImages, OutputError, ParityEr
 from anomscan.fit import export_scored as module
 from anomscan.fit.export_scored import ScoredOptions, export_scored
 from anomscan.fit.scored_graph import ScoredGraph
+from anomscan.model.manifest import ALL
 from anomscan.network.backends import OnnxRuntime
 from anomscan.scoring import patches
+from anomscan.scoring.info import Looks
 from tests.conftest import draw, draw_odd, fake_model, silent
 
 
@@ -142,3 +144,27 @@ def test_images_one_by_one_are_what_they_are_together(
     together, alone = backend.run(pixels), backend.run_each(list(pixels), 1)
     np.testing.assert_allclose(alone["score"], together["score"], rtol=1e-5)
     np.testing.assert_array_equal(alone["p_value"], together["p_value"])
+
+
+@pytest.mark.parametrize("looks", ["image", "both"])
+@pytest.mark.parametrize("fp16", [False, True])
+def test_where_all_normals_calibrate_the_file_has_the_same_p_values(
+    looks: Looks,
+    fp16: bool,
+    normal_folder: Path,
+    incoming: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(patches, "_EXACT_UP_TO", 5)
+    folder = str(tmp_path / "m")
+    fake_model(normal_folder, Path(folder), ALL, looks=looks)
+    options = ScoredOptions((incoming,), 0.05, fp16=fp16)
+    parity = export_scored(folder, str(tmp_path / "out.onnx"), options, silent)
+    assert parity.anomalous == 2
+    assert parity.backends[0].agreement.beyond == 0
+    rows = json.loads((tmp_path / "out.parity.json").read_text())["rows"]
+    assert min(row["p_value_exported"] for row in rows) == pytest.approx(1 / 21, abs=1e-6)
+    assert max(row["p_value_exported"] for row in rows) > 0.1
+    named = export_scored(folder, str(tmp_path / "again.onnx"), ScoredOptions(fpr=0.05), silent)
+    assert named.images == 40, "no normal is read twice"

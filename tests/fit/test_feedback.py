@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,14 @@ from anomscan.fit.normals import Normals
 from anomscan.images.decode import Decoded, decode_all
 from anomscan.images.find import find
 from anomscan.model.folder import ModelDraft, read_manifest
-from anomscan.model.manifest import HoldOut
+from anomscan.model.manifest import ALL, HoldOut
 from anomscan.model.model import Model, read_model
 from anomscan.report.rows import Row
 from anomscan.scoring import gallery
 from anomscan.scoring.bank import MOST
 from anomscan.scoring.base import knn_score, read_arrays
 from anomscan.scoring.gallery import Gallery
+from anomscan.scoring.info import Looks
 from anomscan.scoring.registry import make_scorer, parse_scorer
 from anomscan.screen.run import ScoreJob, run
 from anomscan.screen.screener import Screener
@@ -461,3 +463,113 @@ def test_a_model_whose_patches_are_not_looked_at_takes_changes(patchy: Path, sta
     assert scores_are_those_of_the_gallery(model)
     index(root, str(patchy), IndexOptions(focus=FocusChoice("patch")), silent, HoldOut(0.5))
     assert held_out_scores_are_those_of_screening(patchy)
+
+
+def every(normals: Path, folder: Path, looks: Looks = "image", group_by: str = "none") -> Path:
+    """A model whose normals all calibrate."""
+    fake_model(normals, folder, ALL, looks=looks, group_by=group_by)
+    return folder
+
+
+def scores_are_those_among_others(folder: Path) -> bool:
+    """Those by models of all normals but one and its copies."""
+    model = read_model(str(folder), 1)
+    calibration = model.calibration
+    assert calibration is not None
+    assert calibration.gallery is not None
+    groups = dict(zip(model.normals, calibration.gallery, strict=True))
+    for path, name, score in zip(calibration.paths, calibration.names, calibration.scores, strict=True):
+        copied = Path(shutil.copytree(folder, folder.parent / "without"))
+        remove([other for other in groups if groups[other] == name], str(copied))
+        less = read_model(str(copied), 1)
+        if less.patches:
+            less.scorer.patch_info = replace(  # type: ignore[attr-defined]
+                model.manifest.patches,
+                gallery=less.manifest.patches.gallery,  # type: ignore[union-attr]
+            )
+        found = Screener(less).batch([image_of(less, path)]).scores[0]
+        shutil.rmtree(copied)
+        if not np.isclose(found, score, rtol=1e-4, atol=1e-4):
+            return False
+    return True
+
+
+@pytest.fixture
+def eight(tmp_path: Path) -> Path:
+    folder = tmp_path / "eight"
+    folder.mkdir()
+    for seed in range(8):
+        draw(seed).save(folder / f"{seed}.png")
+    return folder
+
+
+@pytest.mark.parametrize("looks", ["image", "both"])
+def test_where_all_calibrate_they_still_do_after_changes(
+    looks: Looks, eight: Path, stained: list[str], tmp_path: Path
+) -> None:
+    folder = every(eight, tmp_path / "m", looks)
+    before = read_manifest(str(folder))
+    assert before.calibration is not None
+    assert (before.schema, before.calibration.images, before.calibration.rule) == (2, 8, HoldOut(ALL))
+    assert scores_are_those_among_others(folder)
+    added = add(stained[:2], str(folder), silent).manifest
+    assert added.calibration == before.calibration, "what was added does not calibrate"
+    assert (added.data.images, HELD in added.files) == (10, looks == "both")
+    assert scores_are_those_among_others(folder)
+    removed = remove([str(eight / "3.png")], str(folder)).manifest
+    assert removed.calibration is not None
+    assert (removed.calibration.images, removed.calibration.groups) == (7, 7)
+    assert scores_are_those_among_others(folder)
+    assert [row.p_value for row in scored(folder, [str(eight / "0.png")])] == [1.0]
+
+
+def test_a_copy_that_is_added_does_not_bring_its_normal_nearer(eight: Path, tmp_path: Path) -> None:
+    folder = every(eight, tmp_path / "m")
+    before = read_model(str(folder), 1).calibration
+    (tmp_path / "copies").mkdir()
+    shutil.copy(eight / "2.png", tmp_path / "copies" / "another.png")
+    add([str(tmp_path / "copies")], str(folder), silent)
+    after = read_model(str(folder), 1).calibration
+    assert before is not None
+    assert after is not None
+    assert after.scores[2] == pytest.approx(before.scores[2], abs=1e-6)
+    assert scores_are_those_among_others(folder)
+
+
+def test_where_too_few_are_left_none_calibrates_and_that_is_said(eight: Path, tmp_path: Path) -> None:
+    folder = every(eight, tmp_path / "m")
+    fitted = remove([str(eight / f"{i}.png") for i in range(6)], str(folder))
+    assert fitted.manifest.calibration is None
+    assert "too few" in fitted.notes[0]
+
+
+def test_others_calibrate_in_the_place_of_all(eight: Path, normal_folder: Path, tmp_path: Path) -> None:
+    folder = every(eight, tmp_path / "m")
+    others = tmp_path / "others"
+    others.mkdir()
+    for seed in range(12):
+        draw(900 + seed).save(others / f"{seed}.png")
+    after = calibrate(str(others), str(folder), "none", silent).manifest
+    assert after.calibration is not None
+    assert (after.calibration.rule, after.schema) == (HoldOut(), 1)
+    model = read_model(str(folder), 1)
+    assert model.calibration is not None
+    assert model.calibration.gallery is None
+    assert scores_are_those_of_the_gallery(model)
+
+
+def test_a_group_leaves_the_gallery_together(tmp_path: Path) -> None:
+    normals = tmp_path / "days"
+    for day in range(4):
+        (normals / str(day)).mkdir(parents=True)
+        for seed in range(2):
+            draw(10 * day + seed).save(normals / str(day) / f"{seed}.png")
+    folder = every(normals, tmp_path / "m", group_by="folder")
+    info = read_manifest(str(folder)).calibration
+    assert info is not None
+    assert (info.images, info.groups) == (8, 4)
+    assert scores_are_those_among_others(folder)
+    more = normals / "0" / "late.png"
+    draw(0).save(more)
+    add([str(more)], str(folder), silent)
+    assert scores_are_those_among_others(folder)

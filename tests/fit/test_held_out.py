@@ -2,20 +2,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from anomscan.adapt.patches import Whitening
 from anomscan.errors import ModelDamaged
 from anomscan.fit import held_out as module
 from anomscan.fit.embed import Embedded
-from anomscan.fit.held_out import HELD, HeldOut, Kept, spread
+from anomscan.fit.held_out import HELD, HeldOut, Kept, Moments, spread
 from anomscan.images.decode import decode
 from anomscan.images.find import Found, Source
-from anomscan.model.folder import read_manifest
-from anomscan.model.manifest import HoldOut
+from anomscan.model.manifest import ALL, HoldOut
 from anomscan.model.model import Model, read_model
+from anomscan.network.network import MethodInfo
 from anomscan.scoring.base import Scorer, read_arrays
+from anomscan.scoring.reduction import Reduction
+from anomscan.scoring.registry import make_scorer, parse_scorer
 from anomscan.types import Features, Outputs
 
 
@@ -89,9 +93,7 @@ def test_of_embedded_normals_groups_are_counted() -> None:
 def test_of_a_model_those_are_left_that_were_not_named(patchy: Model, fake_patch_model: Path) -> None:
     assert patchy.calibration is not None
     paths, folder = patchy.calibration.paths, str(fake_patch_model)
-    held_out = HeldOut.without(
-        folder, patchy.manifest, patchy.calibration, {paths[0], paths[4], "/elsewhere"}
-    )
+    held_out = HeldOut.without(folder, patchy, {paths[0], paths[4], "/elsewhere"})
     assert held_out is not None
     left = [path for path in paths if path not in (paths[0], paths[4])]
     assert held_out.calibration.paths == left
@@ -105,16 +107,15 @@ def test_of_a_model_those_are_left_that_were_not_named(patchy: Model, fake_patch
 def test_where_none_is_held_out_none_is_left(
     patchy: Model, fake_patch_model: Path, model: Model, model_folder: Path
 ) -> None:
-    assert HeldOut.without(str(model_folder), model.manifest, None, set()) is None
+    assert HeldOut.without(str(model_folder), model, set()) is None
     assert patchy.calibration is not None
     gone = set(patchy.calibration.paths)
-    assert HeldOut.without(str(fake_patch_model), patchy.manifest, patchy.calibration, gone) is None
+    assert HeldOut.without(str(fake_patch_model), patchy, gone) is None
 
 
 def test_of_a_model_of_whole_images_there_are_no_patches(calibrated_folder: Path) -> None:
-    folder, manifest = str(calibrated_folder), read_manifest(str(calibrated_folder))
-    calibration = read_model(folder, threads=1).calibration
-    held_out = HeldOut.without(folder, manifest, calibration, set())
+    folder = str(calibrated_folder)
+    held_out = HeldOut.without(folder, read_model(folder, threads=1), set())
     assert held_out is not None
     assert held_out.patches is None
 
@@ -173,4 +174,96 @@ def test_the_file_of_a_model_is_verified(fake_patch_model: Path, patchy: Model, 
         if file.is_file() and not file.name.startswith("held-"):
             (copied / file.name).write_bytes(file.read_bytes())
     with pytest.raises(ModelDamaged):
-        HeldOut.without(str(copied), patchy.manifest, patchy.calibration, set())
+        HeldOut.without(str(copied), patchy, set())
+
+
+def test_all_normals_or_as_many_as_are_kept_calibrate(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = embedded(6)
+    every = HeldOut.every(images, "folder", {}, None)
+    assert (every.info.rule, every.info.images, every.info.groups) == (HoldOut(ALL, "folder"), 6, 2)
+    assert every.groups == dict(zip(images.paths, every.calibration.names, strict=True))
+    kept, patches = Kept({images.paths[1], images.paths[4]}), made(6)
+    kept.add(patches, images.paths)
+    some = HeldOut.every(images, "none", {}, kept)
+    assert some.calibration.paths == [images.paths[1], images.paths[4]]
+    np.testing.assert_array_equal(some.calibration.features, images.outputs.image[[1, 4]])
+    np.testing.assert_array_equal(some.patches, patches[[1, 4]])
+    assert some.groups is not None
+    assert len(some.groups) == 6
+    monkeypatch.setattr(module, "MOST_HELD_OUT", 3)
+    assert HeldOut.every(images, "none", {}, None).info.images == 3
+
+
+def test_further_normals_belong_to_groups_too() -> None:
+    every = HeldOut.every(embedded(6), "folder", {"/n/monday/00.png": 0, "/n/tuesday/01.png": 0}, None)
+    assert every.groups is not None
+    assert set(every.groups.values()) == {"/n/monday"}
+    more = every.beside(
+        ["/n/tuesday/99.png", "/n/friday/1.png", "/x/2.png"], {"/x/2.png": "/n/monday/00.png"}
+    )
+    assert more.groups is not None
+    assert [more.groups[path] for path in ("/n/tuesday/99.png", "/n/friday/1.png", "/x/2.png")] == [
+        "/n/monday",
+        "/n/friday",
+        "/n/monday",
+    ]
+    assert more.calibration is every.calibration
+    held_out = HeldOut.of(embedded(6), HoldOut(0.5), {})
+    assert held_out.beside(["/n/friday/1.png"], {}) is held_out
+
+
+@pytest.mark.parametrize(
+    ("scorer", "method", "reduction", "why"),
+    [
+        ("knn", {"steps": 3}, None, "the network was trained on them"),
+        ("knn", {"settings": {"whitening": 0.0625}}, None, "the features were fitted to normals"),
+        ("knn", {"settings": {"whitening": 0}}, None, None),
+        ("knn", {}, Reduction("coreset", 4), "the gallery no longer has them all"),
+        ("mean", {}, None, "the scorer mean does not go by neighbours alone"),
+    ],
+)
+def test_why_normals_of_the_gallery_do_not_calibrate(
+    scorer: str, method: dict[str, Any], reduction: Reduction | None, why: str | None
+) -> None:
+    images = embedded(6)
+    every, fitted = HeldOut.every(images, "none", {}, None), make_scorer(parse_scorer(scorer))
+    fitted.fit(images.outputs, 0, reduction)
+    found = every.why_not(fitted, MethodInfo("none", 0, **method), reduction, images.paths)
+    assert (found or "").startswith(why or "")
+    assert (found is None) == (why is None)
+    assert HeldOut.of(images, HoldOut(0.5), {}).why_not(fitted, MethodInfo("none", 0, 3), None, []) is None
+
+
+def test_too_few_are_left_without_a_group() -> None:
+    images, scorer = embedded(6), make_scorer(parse_scorer("knn"))
+    scorer.fit(images.outputs, 0)
+    for rule, known in (("folder", False), ("(/n)", True)):
+        every = HeldOut.every(images, rule, {}, None)
+        found = every.why_not(scorer, MethodInfo("none", 0), None, images.paths)
+        assert (found is not None) == known
+    assert found is not None
+    assert "too few" in found
+
+
+def test_without_some_normals_patches_are_whitened_anew() -> None:
+    """As if the covariance had been fitted to the others, but for its ridge."""
+    generator = np.random.default_rng(0)
+    raw = (generator.normal(size=(12, 6, 6, 4)) * [9.0, 3.0, 1.0, 0.3]).astype(np.float32)
+    raw[3] *= 2
+    whitening = Whitening()
+    whitening.add(raw)
+    white = whitening.apply(raw)
+    stay = np.array([0, 1, 2, *range(5, 12)])
+    others = Whitening()
+    others.add(raw[stay])
+    metric = Moments(white.astype(np.float16)).metric_without(np.array([3, 4]))
+    assert metric is not None
+    pairs = white.reshape(-1, 4)[:60], white.reshape(-1, 4)[60:120]
+    anew = others.apply(raw).reshape(-1, 4)
+    expected = np.linalg.norm(anew[:60] - anew[60:120], axis=1)
+    found = np.linalg.norm((pairs[0] - pairs[1]) @ metric, axis=1)
+    before = np.linalg.norm(pairs[0] - pairs[1], axis=1)
+    assert np.abs(found / expected - 1).max() < 0.05
+    assert np.abs(found / expected - 1).mean() < 0.3 * np.abs(before / expected - 1).mean()
+    assert Moments(white).metric_without(np.arange(12)) is None
+    assert Moments(100 * white).metric_without(np.array([3])) is None, "others were whitened"

@@ -10,7 +10,7 @@ from anomscan.fit import normals as normals_module
 from anomscan.fit.look import Look
 from anomscan.fit.normals import HELD_OUT, Normals, group_name, group_names, hold_out_rule
 from anomscan.images.find import Found, Source, Unreadable
-from anomscan.model.manifest import HoldOut
+from anomscan.model.manifest import ALL, HoldOut
 from anomscan.types import Reading
 from tests.conftest import fake_model
 
@@ -120,7 +120,7 @@ def test_the_rule_is_the_one_asked_for_or_the_models_or_the_default(
     assert hold_out_rule(None, 0.3, "folder") == HoldOut(0.3, "folder")
     assert hold_out_rule(str(tmp_path / "none yet"), None, None) == HoldOut(HELD_OUT)
     assert hold_out_rule(str(calibrated_folder), None, None) == HoldOut(0.5)
-    assert hold_out_rule(str(calibrated_folder), 0.0, None) == HoldOut(0.0)
+    assert hold_out_rule(str(calibrated_folder), 0.0, None) == HoldOut(ALL)
     assert hold_out_rule(str(calibrated_folder), None, "prefix") == HoldOut(0.5, "prefix")
     assert hold_out_rule(str(model_folder), None, None) == HoldOut(HELD_OUT)
     lots = tmp_path / "lots"

@@ -8,7 +8,7 @@ import pytest
 
 from anomscan.errors import ModelDamaged
 from anomscan.scoring.bank import Bank
-from anomscan.scoring.base import INDEX, SCORER
+from anomscan.scoring.base import INDEX, SCORER, Apart
 from anomscan.scoring.focused import Focused
 from anomscan.scoring.info import Looks, Spread
 from anomscan.scoring.patched import BRIGHT, DARK
@@ -226,3 +226,22 @@ def test_a_scorer_of_few_normals_has_fewer_neighbours() -> None:
         focused = fitted("both", images(count))
         assert focused.info.k == min(count, 2)
         assert np.isfinite(focused.score(images(2, seed=1), focused.info.k)).all()
+
+
+@pytest.mark.parametrize("looks", ["both", "patch"])
+def test_each_normal_is_scored_without_its_own_patches(looks: Looks) -> None:
+    """As by galleries of the others, on the scale that was measured on all."""
+    normals = images(12)
+    assert normals.patches is not None
+    focused = fitted(looks, normals)
+    numbers = np.arange(12) // 2
+    paths = {f"/n/{i}.png": int(number) for i, number in enumerate(numbers)}
+    found = focused.apart(normals, 2, Apart(numbers, numbers, paths))
+    for i in range(12):
+        stay = np.flatnonzero(numbers != numbers[i])
+        others = fitted(looks, Outputs(normals.image[stay], normals.patches[stay]))
+        others.patch_info = replace(focused.patch_info, gallery=others.patch_info.gallery)
+        own = Outputs(normals.image[i : i + 1], normals.patches[i : i + 1])
+        assert found[i] == pytest.approx(others.score(own, 2)[0], rel=1e-3)
+    with pytest.raises(ModelDamaged, match="gives no patches"):
+        focused.apart(Outputs(normals.image), 2, Apart(numbers, numbers, paths))

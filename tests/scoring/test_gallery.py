@@ -122,3 +122,32 @@ def test_a_distance_does_not_depend_on_how_many_are_asked_for() -> None:
     np.testing.assert_array_equal(many, alone)
     assert (np.diff(many, axis=1) >= 0).all()
     assert rows[:, 0].tolist() == list(range(64))
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("together", [2, 64])
+def test_the_nearest_of_other_sets(metric: Metric, together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gallery_module, "_TOGETHER", together)
+    monkeypatch.setattr(gallery_module, "_APART", 7)
+    vectors, sets = unit(30), np.array([i if i < 12 else i % 3 for i in range(30)], np.int64)
+    distances, rows = Gallery.build(vectors, metric).search_apart(vectors, 4, sets, sets)
+    all_of_them = 1 - vectors @ vectors.T
+    if metric == "euclidean":
+        all_of_them = np.sqrt(np.maximum(2 * all_of_them, 0))
+    all_of_them[sets[:, None] == sets[None]] = np.inf
+    np.testing.assert_array_equal(rows, all_of_them.argsort(axis=1)[:, :4])
+    np.testing.assert_allclose(distances, np.sort(all_of_them, axis=1)[:, :4], atol=1e-5)
+
+
+@pytest.mark.parametrize("together", [1, 64])
+def test_where_there_are_fewer_others_the_farthest_counts_again(
+    together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gallery_module, "_TOGETHER", together)
+    line = np.array([[0.0], [1.0], [3.0], [7.0]], np.float32)
+    gallery, sets = Gallery.build(line, "euclidean"), np.array([0, 0, 0, 1])
+    distances, rows = gallery.search_apart(line, 3, sets, sets)
+    assert distances.tolist() == [[7, 7, 7], [6, 6, 6], [4, 4, 4], [4, 6, 7]]
+    assert rows.tolist() == [[3, 3, 3]] * 3 + [[2, 1, 0]]
+    distances, _ = gallery.search_apart(line, 2, np.zeros(4, np.int64), np.zeros(4, np.int64))
+    assert np.isfinite(distances).all()

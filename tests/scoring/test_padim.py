@@ -84,13 +84,13 @@ def test_fewer_normals_than_components_are_enough() -> None:
 def test_a_normal_is_compared_with_gaussians_of_the_others(count: int) -> None:
     normals = images(count)
     scorer, own = fitted(normals), np.arange(count)
-    apart = scorer.apart(own, own, patches_of(normals))
+    apart = scorer.patches_apart(own, own, patches_of(normals))
     for i, image in enumerate(patches_of(normals)):
         others = np.delete(patches_of(normals), i, axis=0)
         exact = by_hand(others, image, REGULAR * (count - 1) / (count - 2)).max()
         assert apart[i] == pytest.approx(float(exact), rel=2e-2)
     new = images(3, seed=1)
-    unknown = scorer.apart(-1 - np.arange(3), own, patches_of(new))
+    unknown = scorer.patches_apart(-1 - np.arange(3), own, patches_of(new))
     np.testing.assert_array_equal(unknown, scorer.score(new, 2))
 
 
@@ -113,7 +113,9 @@ def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.score(new, 2), scorer.score(new, 2))
     own = np.arange(10)
     normals = patches_of(images(10))
-    np.testing.assert_array_equal(again.apart(own, own, normals), scorer.apart(own, own, normals))
+    np.testing.assert_array_equal(
+        again.patches_apart(own, own, normals), scorer.patches_apart(own, own, normals)
+    )
 
 
 @pytest.mark.parametrize(

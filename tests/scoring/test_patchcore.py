@@ -109,7 +109,7 @@ def test_normals_are_compared_with_those_of_others() -> None:
     normals = images(30)
     scorer = fitted(normals)
     own = np.arange(30)
-    apart = scorer.apart(own, own, patches_of(normals))
+    apart = scorer.patches_apart(own, own, patches_of(normals))
     memory, origins = scorer.patches.held().features, scorer.patches.images
     for i, image in enumerate(patches_of(normals)):
         away = np.linalg.norm(image.reshape(-1, 1, LENGTH) - memory[origins != i], axis=2)

@@ -230,3 +230,23 @@ def test_a_peak_is_the_mean_of_the_farthest_patches(side: int, count: int) -> No
 def test_an_average_is_of_all_patches() -> None:
     distances = np.random.default_rng(0).random((3, 7, 5)).astype(np.float32)
     np.testing.assert_allclose(averages(distances), distances.mean(axis=(1, 2)), rtol=1e-6)
+
+
+def test_distances_are_measured_anew_by_another_metric() -> None:
+    generator = np.random.default_rng(5)
+    patches = generator.normal(size=(4, 3, 3, 6)).astype(np.float32)
+    bank = Bank()
+    bank.add(patches, list("abcd"))
+    gallery, _ = PatchGallery.build(bank, 0)
+    numbers, metric = np.arange(4), np.diag([2.0, 1, 1, 1, 1, 0.5]).astype(np.float32)
+    plain = gallery.maps_apart(numbers, numbers, patches)
+    np.testing.assert_allclose(
+        gallery.maps_apart(numbers, numbers, patches, np.eye(6, dtype=np.float32)), plain, rtol=1e-5
+    )
+    found = gallery.maps_apart(numbers, numbers, patches, metric)
+    flat = patches.reshape(4, 9, 6) @ metric
+    for i in range(4):
+        others = flat[numbers != i].reshape(-1, 6)
+        nearest = np.linalg.norm(flat[i][:, None] - others[None], axis=2).min(axis=1)
+        assert (found[i].ravel() >= nearest - 1e-5).all()
+        np.testing.assert_allclose(found[i].ravel(), nearest, rtol=0.5)

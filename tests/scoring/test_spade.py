@@ -105,7 +105,7 @@ def test_it_is_read_as_it_was_written_and_goes_with_its_gallery(tmp_path: Path) 
 def test_normals_are_ranked_as_whole_images() -> None:
     scorer = fitted(images(4))
     assert not scorer.ranks_by_patches
-    assert not scorer.apart(np.arange(4), np.arange(4), patches_of(images(4))).any()
+    assert not scorer.patches_apart(np.arange(4), np.arange(4), patches_of(images(4))).any()
 
 
 def test_a_reduced_gallery_is_refused() -> None:

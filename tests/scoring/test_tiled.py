@@ -8,6 +8,7 @@ import pytest
 
 from anomscan.images.tiles import OVERLAP
 from anomscan.scoring.bank import Bank
+from anomscan.scoring.base import Apart
 from anomscan.scoring.focused import Focused
 from anomscan.scoring.patches import peaks
 from anomscan.scoring.reduction import Reduction
@@ -224,3 +225,19 @@ def test_the_feature_of_a_whole_image_is_the_mean_of_its_tiles() -> None:
 def test_its_files_are_those_of_the_scorer_of_tiles(tmp_path: Path) -> None:
     found = fitted(patches=True)
     assert found.save(tmp_path).keys() == {"index", "scorer", "patches", "places"}
+
+
+@pytest.mark.parametrize("patches", [False, True])
+def test_an_images_tiles_leave_together(patches: bool) -> None:
+    scorer, normals = fitted(5, patches=patches), tiles_of(5).folded(COUNT)
+    assert scorer.compares_apart
+    numbers = np.arange(5)
+    apart = Apart(numbers, np.repeat(numbers, COUNT), dict(zip(names(5), range(5), strict=True)))
+    found = scorer.apart(normals, 2, apart)
+    assert found.shape == (5,)
+    assert (found > scorer.score(scorer.compared(normals), 2)).all()
+    if not patches:
+        distances = 1 - tiles_of(5).image @ tiles_of(5).image.T
+        distances[np.repeat(numbers, COUNT)[:, None] == np.repeat(numbers, COUNT)] = np.inf
+        expected = np.sort(distances, axis=1)[:, :2].sum(axis=1).reshape(5, COUNT).max(axis=1)
+        np.testing.assert_allclose(found, expected, atol=1e-5)

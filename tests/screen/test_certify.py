@@ -8,6 +8,7 @@ import pytest
 
 from anomscan.errors import CalibrationTooSmall, InputError
 from anomscan.images.defects import DEFECTS
+from anomscan.model.manifest import ALL
 from anomscan.model.model import Model, read_model
 from anomscan.screen.certify import CONTRASTS, SIZES, certify, held_out_images
 from tests.conftest import draw_plain, fake_model, silent
@@ -82,3 +83,18 @@ def test_held_out_normals_elsewhere_are_not_opened(certified: Model, tmp_path: P
     draw_plain(901).save(tmp_path / "private.png")
     calibration = replace(certified.calibration, paths=[str(tmp_path / "private.png")] * 20)
     assert held_out_images(replace(certified, calibration=calibration)) == []
+
+
+def test_where_all_normals_calibrate_others_are_needed(certified: Model, tmp_path: Path) -> None:
+    root = Path(certified.manifest.data.root)
+    fake_model(root, tmp_path / "m", ALL)
+    every = read_model(str(tmp_path / "m"), threads=1)
+    with pytest.raises(InputError, match="all calibrate and none is held out; name a folder of others"):
+        held_out_images(every)
+    with pytest.raises(InputError, match="is among the normals that the model compares with"):
+        certify(every, every.normals, 0.1, silent)
+    others = [str(tmp_path / f"{seed}.png") for seed in range(6)]
+    for seed, path in enumerate(others):
+        draw_plain(950 + seed).save(path)
+    found = certify(every, others, 0.05, silent, draws=5, defects={"hole": TWO["hole"]})
+    assert (found.images, found.clean) == (6, 6)

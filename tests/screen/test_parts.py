@@ -9,6 +9,7 @@ import pytest
 from anomscan.errors import CalibrationTooSmall
 from anomscan.images.find import find
 from anomscan.images.workpiece import PartRule
+from anomscan.model.manifest import ALL
 from anomscan.model.model import Model, read_model
 from anomscan.report.rows import Row
 from anomscan.screen.parts import Parts, group_rule
@@ -145,3 +146,17 @@ def test_a_reduced_gallery_tells_no_more_which_parts_it_stands_for(
     found = Parts(rule, reduced, whole.calibration).messages(None)
     assert len(found) == bool(split)
     assert not split or found[0].startswith("views of 12 held-out parts are among the normals")
+
+
+@pytest.mark.parametrize("rule", ["part", "none"])
+def test_where_all_normals_calibrate_whole_parts_do_if_they_leave_together(
+    rule: str, normals: Path, incoming: Path, tmp_path: Path
+) -> None:
+    fake_model(normals, tmp_path / "m", ALL, group_by=rule)
+    rows, said = judged(read_model(str(tmp_path / "m"), threads=1), incoming)
+    assert Path(rows[0].path).name == "102_right.png"
+    if rule == "part":
+        assert (rows[0].p_value, rows[0].judged_by) == (1 / 25, "3 views, maximum against 24 parts")
+    else:
+        assert rows[0].p_value == pytest.approx(3 / 73)
+        assert any("among the normals compared with" in line for line in said)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from anomscan.adapt.options import FocusChoice
-from anomscan.errors import CalibrationTooSmall, NoImages, UnreadableImage, UsageError
+from anomscan.errors import CalibrationTooSmall, GalleryTooSmall, NoImages, UnreadableImage, UsageError
 from anomscan.fit.index import IndexOptions, index
 from anomscan.images.decode import decode
 from anomscan.images.find import Source, Unreadable, find
+from anomscan.model.manifest import ALL
 from anomscan.model.model import Model, read_model
 from anomscan.report.rows import Row
 from anomscan.scoring.patches import averages, peaks
@@ -23,7 +24,7 @@ from anomscan.screen.run import Outcome, ScoreJob, run, scale_of
 from anomscan.screen.screener import Screener
 from anomscan.stats.calibration import Calibration
 from anomscan.stats.decision import UNDECIDED, Decision
-from tests.conftest import draw, silent
+from tests.conftest import draw, fake_model, silent
 from tests.fakes import scored
 
 
@@ -362,3 +363,24 @@ def test_patches_that_nobody_looks_at_do_not_wait(
     loaded = read_model(str(folder), threads=1)
     images = [decode(str(stained / f"{i}.png"), loaded.manifest.preprocessing) for i in range(3)]
     assert Screener(loaded).batch(images).outputs.patches is None
+
+
+def test_where_all_normals_calibrate_k_and_drift_compare_each_with_the_others(
+    normal_folder: Path, tmp_path: Path
+) -> None:
+    fake_model(normal_folder, tmp_path / "m", ALL)
+    loaded = read_model(str(tmp_path / "m"), threads=1)
+    assert {row.p_value for row in ranked(loaded, normal_folder)} == {1.0}
+    (tmp_path / "new").mkdir()
+    for seed in range(60):
+        draw(2000 + seed).save(tmp_path / "new" / f"{seed}.png")
+    with run(ScoreJob(find([str(tmp_path / "new")]), loaded, k=3), silent) as outcome:
+        assert outcome.calibration is not None
+        x = loaded.gallery.vectors()
+        expected = np.sort(1 - x @ x.T + 9 * np.eye(20), axis=1)[:, :3].sum(axis=1)
+        np.testing.assert_allclose(outcome.calibration.scores, expected, atol=1e-5)
+        moved = outcome.summary().drift
+        assert moved is not None
+        assert not moved.shifted
+    with pytest.raises(GalleryTooSmall, match="the largest possible --k is 19"):
+        run(ScoreJob(find([str(tmp_path / "new")]), loaded, k=20), silent)

@@ -214,3 +214,64 @@ def test_its_graph_gives_the_same_p_values(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert (found <= expected).all()
     assert expected[0] == expected[9] == 1
+
+
+def full(normals: Features, names: list[str], query: Features, own: str) -> float:
+    """The p-value of full conformal prediction: every one is scored in the set of all and the query."""
+    everything, groups = np.concatenate([normals, query[None]]), np.array([*names, own])
+    distances = np.linalg.norm(everything[:, None] - everything[None], axis=2).astype(np.float32)
+    distances[groups[:, None] == groups[None]] = np.inf
+    scores = np.sort(distances, axis=1)[:, :2].sum(axis=1)
+    sizes = {name: names.count(name) for name in names}
+    above = sum(1 / sizes[name] for name, s in zip(names, scores[:-1], strict=True) if s >= scores[-1])
+    return (1 + above) / (len(sizes) + 1)
+
+
+def among(normals: Features, names: list[str]) -> tuple[Calibration, Gallery]:
+    """All normals calibrate, each scored by those that are not of its group."""
+    gallery = Gallery.build(normals, "euclidean")
+    every = Calibration(normals, normals[:, 0], names, [str(i) for i in range(len(names))], names)
+    apart = every.apart(every.paths)
+    return every.rescored(knn_score(gallery.search_apart(normals, 2, apart.own, apart.vectors)[0])), gallery
+
+
+@pytest.mark.parametrize("kind", ["continuous", "ties", "groups"])
+def test_scored_by_the_others_no_p_value_is_below_that_of_full_conformal_prediction(kind: str) -> None:
+    generator, equal, total = np.random.default_rng(3), 0, 0
+    for _ in range(30):
+        count = int(generator.integers(6, 30))
+        x = generator.normal(size=(count + 20, 3))
+        x = (x.round() if kind == "ties" else x).astype(np.float32)
+        names = [str(i // 2 if kind == "groups" else i) for i in range(count)]
+        every, gallery = among(x[:count], names)
+        p_values = every.p_values(knn_score(gallery.search(x[count:], 2)[0]))
+        expected = [full(x[:count], names, query, "new") for query in x[count:]]
+        assert (p_values >= np.array(expected) - 1e-9).all()
+        equal, total = equal + int(np.isclose(p_values, expected).sum()), total + 20
+    assert equal > 0.6 * total
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.1])
+def test_where_all_calibrate_the_alarms_keep_to_their_bound(rate: float) -> None:
+    generator = np.random.default_rng(4)
+    alarms = 0
+    for _ in range(200):
+        x = vectors(generator, 41)
+        every, gallery = among(x[:40], [str(i) for i in range(40)])
+        alarms += int((every.p_values(knn_score(gallery.search(x[40:], 2)[0])) <= rate).sum())
+    assert alarms <= binomial_limit(200, rate)
+    assert alarms > 0
+
+
+def test_normals_that_are_in_the_gallery_are_told_by_it_and_come_back(tmp_path: Path) -> None:
+    x = vectors(np.random.default_rng(5), 9)
+    every, _ = among(x, [str(i // 3) for i in range(9)])
+    assert not every.holds(x).any()
+    read = Calibration.load(every.save(tmp_path)[CALIBRATION])
+    assert (read.gallery, read.names) == (every.gallery, every.names)
+    np.testing.assert_array_equal(read.scores, every.scores)
+    assert read.at([1, 4]).gallery == every.gallery
+    with pytest.raises(CalibrationTooSmall, match="needs 19 groups of normals and the model has 3"):
+        every.require(0.05, "--fpr")
+    with pytest.raises(CalibrationTooSmall, match="let all normals calibrate with --holdout 0"):
+        calibration(every.scores).require(0.05, "--fpr")
