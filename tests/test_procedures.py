@@ -19,6 +19,7 @@ from anomscan.fit.index import IndexOptions, index
 from anomscan.images.find import find
 from anomscan.images.tiling import TileChoice
 from anomscan.model.folder import MANIFEST, read_manifest
+from anomscan.model.manifest import ALL, HoldOut
 from anomscan.model.model import read_model
 from anomscan.report.rows import Row
 from anomscan.scoring.registry import PROCEDURES, patched_class
@@ -152,6 +153,13 @@ def test_what_keeps_every_patch_says_when_there_are_too_many(folder: Path, norma
     else:
         with pytest.raises(UsageError, match=r"every patch of the normals, 64 of each, .* than 200 of all"):
             index(str(normal_folder), str(folder), options, silent)
+
+
+def test_with_nothing_held_out_none_calibrates_and_that_is_said(folder: Path, normal_folder: Path) -> None:
+    fitted = index(str(normal_folder), str(folder), IndexOptions(), silent, HoldOut(ALL))
+    title = patched_class(fitted.manifest.focus.procedure).title
+    assert fitted.manifest.calibration is None
+    assert any(f"here {title} cannot leave a normal out; hold some out" in note for note in fitted.notes)
 
 
 def test_the_scorer_is_not_exported(made: Path, tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def build_from(
         held_out = HeldOut.of(others, normals.rule, copies, kept.patches() if kept is not None else None)
     elif normals.rule.is_all:
         copies = normals.look.by_absolute_path()
-        held_out = HeldOut.every(images, normals.rule.group_by, copies, compared)
+        held_out = HeldOut.every(images, normals.rule.group_by, copies, compared, tiles)
 
     def suspect(fitted: Scorer) -> Suspects | None:
         progress("comparing the normals", 0, None, "")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from anomscan.errors import ModelDamaged
 from anomscan.fit.embed import Embedded
 from anomscan.fit.normals import MOST_HELD_OUT, group_name, group_names
 from anomscan.images.find import Found
@@ -21,6 +22,7 @@ from anomscan.model.manifest import ALL, CalibrationInfo, GroupRule, HoldOut
 from anomscan.model.model import Model
 from anomscan.network.network import MethodInfo
 from anomscan.scoring.base import Scorer, read_arrays
+from anomscan.scoring.patched import Patched
 from anomscan.scoring.reduction import Reduction
 from anomscan.stats.calibration import Calibration, Floats
 from anomscan.types import Features, Outputs, PatchMaps
@@ -134,7 +136,12 @@ class HeldOut:
 
     @classmethod
     def every(
-        cls, images: Embedded, group_by: GroupRule, copies: Mapping[str, int], kept: Kept | None
+        cls,
+        images: Embedded,
+        group_by: GroupRule,
+        copies: Mapping[str, int],
+        kept: Kept | None,
+        tiles: int = 1,
     ) -> HeldOut:
         """All normals of the gallery, or, of very many, as many as say all there is to say.
 
@@ -143,9 +150,11 @@ class HeldOut:
             group_by: which leave the gallery together.
             copies: see ``of``.
             kept: the patches of as many as there are patches kept of; None without patches.
+            tiles: of an image.
         """
         names = dict(zip(images.paths, group_names(images.paths, group_by, copies), strict=True))
-        few = np.linspace(0, len(images.paths) - 1, min(MOST_HELD_OUT, len(images.paths))).astype(int)
+        most = min(MOST_HELD_OUT, len(images.paths), max(1, MOST_TILES // tiles))
+        few = np.linspace(0, len(images.paths) - 1, most).astype(int)
         patches = None if kept is None else kept.patches()
         if kept is not None:
             places = {path: i for i, path in enumerate(images.paths)}
@@ -167,7 +176,7 @@ class HeldOut:
             return None
         patches = None
         if HELD in manifest.files:
-            patches = read_arrays(verified(folder, manifest, HELD))["patches"][kept]
+            patches = _patches_in(verified(folder, manifest, HELD), len(calibration.paths))[kept]
         left = calibration.at(kept)
         info = replace(manifest.calibration, images=len(left.paths), groups=left.groups)
         groups = None
@@ -188,8 +197,15 @@ class HeldOut:
         joined = {group_name(path, rule): group for path, group in groups.items()}
         for path in paths:
             name = group_name(path, rule)
-            groups[path] = groups[copied[path]] if path in copied else joined.get(name, name)
-        return replace(self, groups=groups)
+            own = joined.setdefault(name, name)
+            if path in copied and (other := groups[copied[path]]) != own:  # it makes one group of two
+                joined = {key: other if group == own else group for key, group in joined.items()}
+                groups = {key: other if group == own else group for key, group in groups.items()}
+            groups[path] = joined[name]
+        names = [groups[path] for path in self.calibration.paths]
+        calibration = replace(self.calibration, names=names)
+        info = replace(self.info, groups=calibration.groups)
+        return replace(self, groups=groups, calibration=calibration, info=info)
 
     def why_not(
         self, scorer: Scorer, method: MethodInfo, reduction: Reduction | None, normals: Sequence[str]
@@ -213,6 +229,8 @@ class HeldOut:
         if not scorer.gallery.exact:
             return "they are too many for an exact search; hold some out"
         if not scorer.compares_apart:
+            if isinstance(scorer, Patched) and scorer.whole.compares_apart:
+                return f"{scorer.title} cannot leave a normal out; hold some out"
             return f"the scorer {scorer.whole.info.name} does not go by neighbours alone; hold some out"
         sizes = Counter(self.groups[path] for path in normals)
         if len(normals) - max(sizes[name] for name in self.calibration.names) < scorer.info.k:
@@ -262,3 +280,14 @@ class HeldOut:
 
 def _blocks(count: int) -> list[slice]:
     return [slice(i, i + _BLOCK) for i in range(0, count, _BLOCK)]
+
+
+def _patches_in(file: Path, count: int) -> np.ndarray:
+    """The patches of so many normals; raises ModelDamaged where the file does not hold them."""
+    patches = read_arrays(file).get("patches", np.empty(0, np.float16))
+    fits = patches.dtype == np.float16 and patches.ndim == 4 and patches.size and len(patches) == count
+    if not (fits and np.isfinite(patches).all()):
+        raise ModelDamaged(
+            f"{file.name} does not hold the patches of the normals that calibrate; adapt again"
+        )
+    return patches

@@ -124,7 +124,7 @@ class ScoredGraph:
             "output": "score, larger is more anomalous",
         }
         if self.calibration is not None:
-            about["p_value"] = f"from {self.calibration.groups} held-out normals or groups of them"
+            about["p_value"] = f"from {self.calibration.groups} {self.calibration.noun} or groups of them"
         return about
 
 

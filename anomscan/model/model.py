@@ -49,6 +49,9 @@ class Model:
     def __post_init__(self) -> None:
         if len(self.normals) < len(self.gallery):
             raise ModelDamaged("the model names fewer normals than its gallery holds; adapt again")
+        wide = self.gallery.dim * self.manifest.preprocessing.tile_count
+        if self.calibration is not None and self.calibration.features.shape[1] != wide:
+            raise ModelDamaged("the model's calibration does not go with its gallery; adapt again")
         groups = None if self.calibration is None else self.calibration.gallery
         if groups is not None and not len(groups) == len(self.gallery) == len(self.normals):
             raise ModelDamaged("the model's calibration does not go with its gallery; adapt again")

@@ -116,7 +116,7 @@ class Bank:
             self._sample[place] = (image, patches.astype(np.float16))
 
     def _reduce(self) -> None:
-        patches = _joined(self._parts)
+        patches = joined(self._parts)
         most = min(self.most, max(1, round(self.share * self._came)))
         if len(patches) > most:
             patches = patches.at(np.sort(coreset(patches.features, most, self._seed, _PROJECTION)))
@@ -133,7 +133,8 @@ class Bank:
         return positions, np.array([patches for _, patches in self._sample], np.float32)
 
 
-def _joined(parts: list[Patches]) -> Patches:
+def joined(parts: list[Patches]) -> Patches:
+    """All of them, in order."""
     return Patches(
         np.concatenate([part.features for part in parts]),
         np.concatenate([part.images for part in parts]),

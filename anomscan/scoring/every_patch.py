@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomscan.errors import ModelDamaged, UsageError
-from anomscan.scoring.bank import Bank, Patches
+from anomscan.scoring.bank import Bank, Patches, joined
 from anomscan.scoring.base import read_arrays
 from anomscan.scoring.patches import PATCHES, PLACES, NormalPatches, read_origin, written_origin
 from anomscan.types import Features
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from anomscan.network.graph import Graph, Value
 
 MOST = 2_000_000
-"""Patches that are kept: of 2,500 normals on a grid of 28 x 28, about 700 MB of the largest ones."""
+"""Patches that are kept: of 2,500 normals on a grid of 28 x 28, 700 MB of the default network's."""
 _LOOKED_AT = 16
 """Normals of a file that is read whose patches are looked at: whether they are numbers."""
 
@@ -41,6 +41,10 @@ class WholeBank(Bank):
             )
         super().add(patches.astype(np.float16), paths)
 
+    def _reduce(self) -> None:
+        """Nothing is left out."""
+        self._parts, self._waiting = [joined(self._parts)], 0
+
 
 class EveryPatch(NormalPatches):
     """All patches of N normals.
@@ -61,7 +65,7 @@ class EveryPatch(NormalPatches):
         images, counts = np.unique(kept.images, return_counts=True)
         rows, columns = bank.grid
         assert (counts == rows * columns).all()  # noqa: S101 - such a bank keeps all of an image, or none
-        features = kept.features.reshape(len(images), rows, columns, -1).astype(np.float16)
+        features = kept.features.reshape(len(images), rows, columns, -1).astype(np.float16, copy=False)
         return cls(features, [bank.paths[image] for image in images])
 
     def __len__(self) -> int:

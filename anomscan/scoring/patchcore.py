@@ -66,9 +66,12 @@ class PatchCore(Patched[PatchGallery]):
         1 - exp |m_test - m*| / sum over the b nearest m to m* of exp |m_test - m|.
         """
         gallery, place = self.patches.gallery, int(distances.argmax())
+        if nearest[place] < 0:
+            return float("nan")  # a patch that is no number has no neighbour; who judges says so
         around = gallery.at(nearest[place : place + 1])
         neighbours = gallery.search(around, min(NEIGHBOURS, len(gallery)))[1][0]
-        away = np.linalg.norm(gallery.at(neighbours) - patches[place], axis=1).astype(np.float64)
+        found = gallery.at(neighbours[neighbours >= 0])
+        away = np.linalg.norm(found - patches[place], axis=1).astype(np.float64)
         farthest = float(distances[place])
         return farthest * (1.0 - 1.0 / float(np.exp(away - farthest).sum()))
 

@@ -172,7 +172,7 @@ class Outcome:
         if asked.steps(fpr, groups, images) < 1:
             least = (asked.per_day or images) / (groups + 1)
             lines.append(
-                f"--review {asked.budget:g}/day chooses nothing: with {groups} held out, each step is "
+                f"--review {asked.budget:g}/day chooses nothing: with {groups} normals, each step is "
                 f"{least:.3g} a day; hold out more, or allow as many"
             )
         return lines
@@ -294,6 +294,9 @@ def drift_of(model: Model, calibration: Calibration, features: Features) -> Drif
     Both are ranked as whole images, as they are compared: patches score higher where all of a batch is
     darker, and the highest scores are left out.
     """
+    if calibration.gallery is not None:
+        drawn = np.random.default_rng(0).permutation(len(calibration.paths))[:LARGEST_SAMPLE]
+        calibration = calibration.at(drawn.tolist())
     scorer, own = model.scorer.whole, model.scorer.mean(calibration.features)
     k, normals = scorer.info.k, model.gallery.some(LARGEST_SAMPLE)
     if calibration.gallery is None:

@@ -397,7 +397,7 @@ class Watch:
         if not self._job.drift or calibration is None:
             return
         if calibration.groups < len(calibration.paths):
-            self._say("no alarm of drift: it takes normals that are held out one by one, not in groups")
+            self._say("no alarm of drift: it takes normals that calibrate one by one, not in groups")
             return
         ledger, name = self._ledger, f"{model.manifest.id} {self._screener.k}"
         if ledger.note(_MODEL) != name:
@@ -422,7 +422,7 @@ class Watch:
         if not raised:
             return None
         alarm = (
-            f"drift since or before {now()}: the images no longer score like the held-out normals "
+            f"drift since or before {now()}: the images no longer score like the normals "
             f"(a false alarm of this kind has a probability of {self._job.drift:g}, ever); "
             "lamp, lens, or a new product? recalibrate"
         )

@@ -20,9 +20,11 @@ function, and a maximum and a mean with weights that are not negative grow with 
 A normal leaves the gallery together with its copies and with the whole of its group, as the image x comes
 with no fellow of its group. The argument does not cover what is fitted to all n normals and not to x. So the
 readout is not whitened then (``adapt.readouts``), and a normal's share in the whitening of patches is taken
-out when it is scored (``fit.held_out.Moments``), which is no proof but was measured. What is left are the
-spreads that scores are standardised by, one increasing function for all, and which patches a reduced gallery
-keeps, where a normal's own leave holes behind: its score is larger for that, and p-values with it.
+out when it is scored (``fit.held_out.Moments``), which is no proof but was measured. A few numbers are still
+told from all normals, which no proof covers: grey levels, the weight of the stages, what is looked at, the
+ranges of 8 bits. What is left are the spreads that scores are standardised by, one increasing function for
+all, and which patches a reduced gallery keeps, where a normal's own leave holes behind: its score is larger
+for that, and p-values with it.
 """
 
 from __future__ import annotations
@@ -80,8 +82,8 @@ class Calibration:
     def apart(self, normals: Sequence[str]) -> Apart:
         """What leaves the gallery for each, where none were held out; ``normals`` are the gallery's paths."""
         groups = self.gallery or []
-        _, numbers = np.unique([*self.names, *groups], return_inverse=True)
-        own, vectors = np.split(numbers.astype(np.int64), [len(self.names)])
+        numbers = {name: i for i, name in enumerate(dict.fromkeys([*self.names, *groups]))}
+        own, vectors = (np.array([numbers[name] for name in names]) for names in (self.names, groups))
         return Apart(own, vectors, dict(zip(normals, vectors.tolist(), strict=True)))
 
     @cached_property
@@ -204,6 +206,9 @@ class Calibration:
 
     def check(self) -> None:
         """Raise ValueError or TypeError where these are no normals with features and scores."""
+        lists = [self.names, self.paths, self.gallery]
+        if not all(isinstance(texts, list) for texts in lists[: 2 + (self.gallery is not None)]):
+            raise TypeError("names are no lists")
         count = len(self.paths)
         texts = [*self.names, *self.paths, *(self.gallery or [])]
         fits = len(self.names) == count and all(isinstance(text, str) for text in texts)
@@ -225,8 +230,9 @@ def fewest_discoveries(rate: float, images: int, groups: int) -> int:
 def benjamini_hochberg(p_values: Floats, counts: Counts, rate: float) -> float:
     """The largest p-value to call anomalous so that at most ``rate`` of those called are normal, on average.
 
-    Conformal p-values of one calibration depend on each other positively, which the procedure allows
-    (Benjamini and Hochberg 1995; Bates et al. 2023).
+    P-values by held-out normals depend on each other positively, which the procedure allows (Benjamini and
+    Hochberg 1995; Bates et al. 2023). Where all normals calibrate, each is valid by itself; for all of a
+    batch together that is not proven.
 
     Args:
         p_values: (d,) distinct p-values of the batch, ascending.

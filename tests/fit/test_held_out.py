@@ -177,6 +177,16 @@ def test_the_file_of_a_model_is_verified(fake_patch_model: Path, patchy: Model, 
         HeldOut.without(str(copied), patchy, set())
 
 
+@pytest.mark.parametrize(
+    "held",
+    [{"other": made(2)}, {"patches": made(1).astype(np.float16)}, {"patches": np.full((2, 1, 1, 1), np.nan)}],
+)
+def test_patches_that_are_none_are_damage(tmp_path: Path, held: dict[str, np.ndarray]) -> None:
+    np.savez(tmp_path / "held.npz", **held)  # type: ignore[arg-type]
+    with pytest.raises(ModelDamaged, match="does not hold the patches of the normals that calibrate"):
+        module._patches_in(tmp_path / "held.npz", 2)
+
+
 def test_all_normals_or_as_many_as_are_kept_calibrate(monkeypatch: pytest.MonkeyPatch) -> None:
     images = embedded(6)
     every = HeldOut.every(images, "folder", {}, None)
@@ -192,6 +202,17 @@ def test_all_normals_or_as_many_as_are_kept_calibrate(monkeypatch: pytest.Monkey
     assert len(some.groups) == 6
     monkeypatch.setattr(module, "MOST_HELD_OUT", 3)
     assert HeldOut.every(images, "none", {}, None).info.images == 3
+    monkeypatch.setattr(module, "MOST_TILES", 8)
+    assert HeldOut.every(images, "none", {}, None, tiles=4).info.images == 2
+
+
+def test_a_copy_that_is_added_makes_one_group_of_two() -> None:
+    every = HeldOut.every(embedded(6), "folder", {}, None)
+    assert set(every.calibration.names) == {"/n/monday", "/n/tuesday"}
+    more = every.beside(["/n/tuesday/99.png"], {"/n/tuesday/99.png": "/n/monday/00.png"})
+    assert more.groups is not None
+    assert len(set(more.groups.values())) == 1
+    assert (len(set(more.calibration.names)), more.info.groups) == (1, 1)
 
 
 def test_further_normals_belong_to_groups_too() -> None:
@@ -207,7 +228,8 @@ def test_further_normals_belong_to_groups_too() -> None:
         "/n/friday",
         "/n/monday",
     ]
-    assert more.calibration is every.calibration
+    assert more.calibration.names == every.calibration.names
+    assert more.info == every.info
     held_out = HeldOut.of(embedded(6), HoldOut(0.5), {})
     assert held_out.beside(["/n/friday/1.png"], {}) is held_out
 

@@ -48,6 +48,12 @@ def test_more_than_the_most_are_refused() -> None:
         bank.add(made(1), ["c"])
 
 
+def test_nothing_is_left_out_whatever_a_file_says_of_the_most() -> None:
+    patches = made(3)
+    bank = WholeBank.of(kept(patches, list("abc")).held(), list("abc"), patches.shape[1:3], 1, 0)
+    assert len(EveryPatch.of(bank)) == np.prod(patches.shape[:3])
+
+
 def test_normals_leave_and_come() -> None:
     patches = made(4)
     store = kept(patches, list("abcd"))

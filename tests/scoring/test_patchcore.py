@@ -133,6 +133,17 @@ def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.score(new, 2), scorer.score(new, 2))
 
 
+def test_a_patch_that_is_no_number_makes_a_score_that_is_none() -> None:
+    scorer, new = fitted(images(30)), images(2, seed=1)
+    assert new.patches is not None
+    new.patches[1, 0, 0] = np.nan
+    scores = scorer.score(new, 2)
+    assert np.isfinite(scores[0])
+    assert np.isnan(scores[1])
+    with pytest.raises(ModelDamaged, match="no numbers"):
+        scorer.judge(new, 2)
+
+
 def test_it_is_not_written_as_onnx_and_needs_patches() -> None:
     scorer = fitted(images(10))
     assert scorer.searched_exactly() is scorer

@@ -532,7 +532,7 @@ def test_normals_in_groups_have_no_alarm(job: WatchJob, tmp_path: Path) -> None:
     fake_model(tmp_path / "days", tmp_path / "grouped", 0.5, group_by="folder")
     put(job, "a.png")
     done = once(replace(job, model=str(tmp_path / "grouped"), decision=Decision(threshold=9.0)))
-    assert done.said == ["no alarm of drift: it takes normals that are held out one by one, not in groups"]
+    assert done.said == ["no alarm of drift: it takes normals that calibrate one by one, not in groups"]
     assert len(rows(job)) == 1
 
 

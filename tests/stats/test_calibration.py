@@ -174,10 +174,11 @@ def test_a_calibration_comes_back_from_its_file(tmp_path: Path) -> None:
     assert read.holds(np.concatenate([features[2:3], -features[2:3]])).tolist() == [True, False]
 
 
-@pytest.mark.parametrize("texts", [b"[", b"[1]", b"5", b"[[], [], []]"])
+@pytest.mark.parametrize("texts", [b"[", b"[1]", b"5", b"[[], [], []]", b'[["a"],["a"],0]', b'["a",["a"]]'])
 def test_what_is_no_calibration_is_a_damaged_model(tmp_path: Path, texts: bytes) -> None:
     (file,) = calibration(np.arange(4, dtype=np.float32)).save(tmp_path).values()
-    arrays = {"features": np.zeros((4, 1)), "scores": np.zeros(4), "texts": np.frombuffer(texts, np.uint8)}
+    numbers = {"features": np.zeros((1, 1), np.float32), "scores": np.zeros(1, np.float32)}
+    arrays = {**numbers, "texts": np.frombuffer(texts, np.uint8)}
     for content in (arrays, {"other": np.zeros(1)}):
         np.savez(file, **content)  # type: ignore[arg-type]
         with pytest.raises(ModelDamaged, match=r"calibration\.npz does not hold held-out normals"):
