@@ -121,7 +121,7 @@ def test_twenty_percent_of_brightness_are_a_drift(draw: Any, tmp_path: Path) -> 
     model = read_model(str(tmp_path / "m"), threads=2)
     assert model.calibration is not None
     generator = np.random.default_rng(0)
-    batches = [generator.choice(60, 50, replace=False) for _ in range(10)]
+    batches = [generator.choice(60, 50, replace=False) for _ in range(5)]
     pictures = [draw.drawn(draw.Subject(draw.flange), [draw.SEED, 9, i]) for i in range(60)]
     alarms = {}
     for factor in (1.0, 0.8, 1.2):
@@ -135,5 +135,5 @@ def test_twenty_percent_of_brightness_are_a_drift(draw: Any, tmp_path: Path) -> 
         found = [drift_of(model, model.calibration, outputs.image[batch]) for batch in batches]
         alarms[factor] = sum(drifted.shifted for drifted in found if drifted is not None)
     assert alarms[1.0] <= 1
-    assert alarms[0.8] >= 9
-    assert alarms[1.2] >= 9
+    assert alarms[0.8] >= 4
+    assert alarms[1.2] >= 4

@@ -50,8 +50,8 @@ DRAWN = 2
 """Defects of a kind that are made on each, one at a time."""
 SEEN = 0.58
 """AUROC of the made defects from which on patches are looked at."""
-WEIGHTS = ((0.58, 0.72), (1.5, 0.25))
-"""Weight of the whole image beside the patches, by that AUROC; linear between the two."""
+WEIGHTS = ((0.58, 0.72, 0.9), (1.5, 0.25, 0.1))
+"""Weight of the whole image beside the patches, by that AUROC; linear in between."""
 ALIKE, ALIKE_OF, FALLS, MOST_ALIKE = 0.72, 15, 0.09, 240
 """How far a normal may be from its two nearest, over how far from any, to look at patches: ``ALIKE`` among
 ``ALIKE_OF`` normals, less by ``FALLS`` for every factor of e more; among no more than ``MOST_ALIKE``."""

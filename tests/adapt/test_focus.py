@@ -167,10 +167,10 @@ def test_of_more_normals_more_likeness_is_asked_for() -> None:
 
 
 def test_the_image_counts_for_less_where_patches_see_more() -> None:
-    weights = [weight_of(seen) for seen in (0.0, 0.58, 0.6, 0.7, 0.72, 1.0)]
+    weights = [weight_of(seen) for seen in (0.0, 0.58, 0.6, 0.7, 0.72, 0.8, 0.9, 1.0)]
     assert weights == sorted(weights, reverse=True)
-    assert len(set(weights)) == 4
-    assert (weights[0], weight_of(0.65), weights[-1]) == (1.5, 0.875, 0.25)
+    assert len(set(weights)) == 6
+    assert (weights[0], weight_of(0.65), weight_of(0.81), weights[-1]) == (1.5, 0.875, 0.175, 0.1)
 
 
 def test_many_normals_are_judged_by_a_few() -> None:
