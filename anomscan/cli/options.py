@@ -165,7 +165,12 @@ Budget = Annotated[
 ]
 PatchCount = Annotated[
     int | None,
-    typer.Option("--patches", min=100, metavar="K", help="Patches of normals kept, at most (default: 10000)"),
+    typer.Option(
+        "--patches",
+        min=100,
+        metavar="K",
+        help="Patches of normals kept, at most (default: 10000; spade, padim 2000000)",
+    ),
 ]
 
 
