@@ -392,10 +392,7 @@ def _p_values(calibration: CalibrationInfo | None) -> str:
     groups = "" if calibration.groups == calibration.images else f" in {calibration.groups} groups"
     smallest = 1 / (calibration.groups + 1)
     if calibration.rule.is_all:
-        return (
-            f"none is held out: {calibration.images} calibrate{groups}, each scored by the others: p-values "
-            f"from {smallest:.2g} up"
-        )
+        return f"none is held out, {calibration.images} calibrate{groups}: p-values from {smallest:.2g} up"
     return f"{calibration.images} more are held out{groups}: p-values from {smallest:.2g} up"
 
 
