@@ -55,8 +55,8 @@ def main() -> NoReturn:
         if error.name not in TRAINING_PACKAGES:
             raise
         message(
-            f"anomscan: this needs torch and timm, which an installation for scoring only leaves out "
-            f"({error.name} is missing)"
+            f"anomscan: this needs {error.name}, which an installation for scoring only leaves out; "
+            "install anomscan with all it depends on"
         )
         _leave(1)
     except BrokenPipeError:

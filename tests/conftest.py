@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from anomscan.model.model import Model, read_model
 from anomscan.scoring.info import Looks
 from anomscan.scoring.registry import make_scorer, parse_scorer
 from anomscan.types import Progress
+from tests.exports import remembered
 from tests.fakes import fake_network
 
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup, and then in every process of a test
@@ -136,6 +137,16 @@ def fake_patch_model(tmp_path_factory: pytest.TempPathFactory, normal_folder: Pa
 def model(model_folder: Path) -> Model:
     """That model, loaded."""
     return read_model(str(model_folder), threads=1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def exported_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Export networks that are alike once, for all processes of a run."""
+    own = tmp_path_factory.getbasetemp()
+    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "exported"
+    shared.mkdir(exist_ok=True)
+    with remembered(shared):
+        yield
 
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]

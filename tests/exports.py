@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,13 +12,16 @@ from typing import Any
 
 import pytest
 
-from anomscan.adapt import adaptation, make, stage_readout
+from anomscan.adapt import adaptation, focus, make, stage_readout
 from anomscan.adapt.onnx_export import FromPixels, write_onnx
 
 
 @contextmanager
 def remembered(kept: Path) -> Iterator[None]:
-    """Let ``adapt/`` export into ``kept``, and copy from there what has the same modules and weights."""
+    """Let ``adapt/`` export into ``kept``, and copy from there what has the same modules and weights.
+
+    Several processes may share the folder.
+    """
 
     def write(module: FromPixels, path: Path, *about: Any, **further: Any) -> None:
         key = hashlib.sha256(repr((module, about, further)).encode())
@@ -26,10 +30,12 @@ def remembered(kept: Path) -> Iterator[None]:
             key.update(value.numpy().tobytes())
         file = kept / key.hexdigest()
         if not file.exists():
-            write_onnx(module, file, *about, **further)
+            part = file.with_suffix(f".{os.getpid()}")
+            write_onnx(module, part, *about, **further)
+            part.replace(file)
         shutil.copyfile(file, path)
 
     with pytest.MonkeyPatch.context() as patch:
-        for user in (adaptation, make, stage_readout):
+        for user in (adaptation, focus, make, stage_readout):
             patch.setattr(user, "write_onnx", write)
         yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +28,6 @@ from anomscan.images.find import find
 from anomscan.model.model import read_model
 from anomscan.screen.run import ScoreJob, run
 from tests.conftest import draw, silent
-from tests.exports import remembered
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -39,12 +37,6 @@ FAMILIES = {
     "convnext_atto": (96, IMAGENET, 0.01),
     "vit_tiny_patch16_224.augreg_in21k_ft_in1k": (80, HALF, 0.01),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def exported_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with remembered(tmp_path_factory.mktemp("exported")):
-        yield
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

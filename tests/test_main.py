@@ -135,7 +135,7 @@ def test_a_line_pc_needs_torch_to_adapt_only(
         *(f"exit 0 {verb}" for verb in ("score", "index", "info", "export", "evaluate", "calibrate")),
         "exit 1 adapt",
     ], done.stderr.decode()
-    assert lines[-2].startswith("anomscan: this needs torch and timm")
+    assert lines[-2].startswith("anomscan: this needs torch, which")
     assert "Traceback" not in done.stderr.decode()
 
 

@@ -77,8 +77,8 @@ class Summary:
             fewest = fewest_discoveries(self.decision.fdr, self.judged, self.held_out)
             if fewest > 1:
                 lines.append(
-                    f"with {self.held_out} held-out normals, --fdr {self.decision.fdr:g} finds nothing "
-                    f"unless {fewest} of {what} exceed them all; hold out more, or use --fpr"
+                    f"with {self.held_out} calibrating normals, --fdr {self.decision.fdr:g} finds nothing "
+                    f"unless {fewest} of {what} exceed them all; calibrate with more, or use --fpr"
                 )
         if self.unreadable:
             lines.append(f"{self.unreadable} of {self.images} files could not be read")

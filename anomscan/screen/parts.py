@@ -85,12 +85,12 @@ class Parts:
         lines = []
         if self._split:
             lines.append(
-                f"views of {many(self._split, 'held-out part is', 'held-out parts are')} among the normals "
-                "compared with, and not counted as held out: hold out whole parts with --group-by"
+                f"views of {many(self._split, 'calibrating part is', 'calibrating parts are')} among the "
+                "normals compared with, and not counted: keep parts whole with --group-by"
             )
         if rate is not None and self._held is not None and (out := self._below(rate)):
             lines.append(
-                f"{many(out, 'part has', 'parts have')} too many views for the held-out parts: their "
+                f"{many(out, 'part has', 'parts have')} too many views for the calibrating parts: their "
                 f"p-values start above {rate:g}"
             )
         return lines

@@ -172,8 +172,8 @@ class Outcome:
         if asked.steps(fpr, groups, images) < 1:
             least = (asked.per_day or images) / (groups + 1)
             lines.append(
-                f"--review {asked.budget:g}/day chooses nothing: with {groups} held out, each step is "
-                f"{least:.3g} a day; hold out more, or allow as many"
+                f"--review {asked.budget:g}/day chooses nothing: with {groups} calibrating normals, each "
+                f"step is {least:.3g} a day; calibrate with more, or allow as many"
             )
         return lines
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from anomscan.stats.calibration import Calibration
+from anomscan.text import many
 from anomscan.types import Features
 
 
@@ -93,9 +94,9 @@ class HeldParts:
 
     def how(self, count: int) -> str:
         """What the p-value of a part with so many views comes from, in words."""
-        held = self.of_views(count).groups
+        held, part = self.of_views(count).groups, self.images.noun.replace("normals", "part")
         if count == 1:
             return f"{self.images.groups} {self.images.noun}"
         if self.are_enough(count):
-            return f"maximum against {held} {self.images.noun.replace('normals', 'parts')}"
-        return f"Bonferroni: {held} held-out {'part is' if held == 1 else 'parts are'} too few"
+            return f"maximum against {many(held, part, f'{part}s')}"
+        return f"Bonferroni: {many(held, f'{part} is', f'{part}s are')} too few"

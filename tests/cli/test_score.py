@@ -290,7 +290,7 @@ def test_a_budget_chooses_the_second_limit(run: Run, calibrated_folder: Path, ju
     own = run(*arguments, "4/day").stderr.decode()
     assert "the 8 of this run are taken for a day's; --per-day says otherwise" in own
     nothing = run(*arguments, "0.5/day").stderr.decode()
-    assert "--review 0.5/day chooses nothing: with 10 held out, each step is 0.727 a day" in nothing
+    assert "0.5/day chooses nothing: with 10 calibrating normals, each step is 0.727 a day" in nothing
 
 
 def test_views_of_a_part_are_one_row_and_move_together(

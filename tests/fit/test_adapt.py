@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +33,6 @@ from anomscan.screen.run import ScoreJob, run
 from anomscan.stats.calibration import CALIBRATION
 from anomscan.types import Outputs
 from tests.conftest import REPOSITORY, SIZE, Fit, draw, silent
-from tests.exports import remembered
-
-
-@pytest.fixture(scope="module", autouse=True)
-def exported_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with remembered(tmp_path_factory.mktemp("exported")):
-        yield
 
 
 @pytest.fixture(scope="module")

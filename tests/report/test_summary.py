@@ -50,8 +50,8 @@ def test_a_batch_that_has_shifted_says_so_instead_of_a_count() -> None:
 def test_a_false_discovery_rate_out_of_reach_is_said(anomalous: int, rate: float, said: bool) -> None:
     found = replace(SUMMARY, decision=Decision(fdr=rate), anomalous=anomalous, unreadable=0, images=10)
     sentence = (
-        "with 19 held-out normals, --fdr 0.1 finds nothing unless 5 of 10 images exceed them all; "
-        "hold out more, or use --fpr"
+        "with 19 calibrating normals, --fdr 0.1 finds nothing unless 5 of 10 images exceed them all; "
+        "calibrate with more, or use --fpr"
     )
     assert (sentence in found.messages()) == said
     assert len(found.messages()) == 1 + said
@@ -71,7 +71,7 @@ def test_parts_are_counted_instead_of_images() -> None:
     assert decided.judged == 4
     assert decided.messages() == [
         "0 of 4 parts are anomalous, 2 to review",
-        "with 19 held-out normals, --fdr 0.1 finds nothing unless 2 of 4 parts exceed them all; "
-        "hold out more, or use --fpr",
+        "with 19 calibrating normals, --fdr 0.1 finds nothing unless 2 of 4 parts exceed them all; "
+        "calibrate with more, or use --fpr",
         "1 of 11 files could not be read",
     ]

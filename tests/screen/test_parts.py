@@ -102,7 +102,7 @@ def test_parts_that_differ_in_their_views(whole: Model, incoming: Path, tmp_path
     rows, said = judged(whole, folder)
     four = next(row for row in rows if row.part == str(folder / "103"))
     assert four.judged_by == "4 views, 1 more unreadable, Bonferroni: 0 held-out parts are too few"
-    assert "1 part has too many views for the held-out parts: their p-values start above 0.1" in said
+    assert "1 part has too many views for the calibrating parts: their p-values start above 0.1" in said
 
 
 def test_a_part_that_was_said_to_be_normal(whole: Model, normals: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_reduced_gallery_tells_no_more_which_parts_it_stands_for(
     reduced = replace(whole, manifest=replace(whole.manifest, gallery=gallery))
     found = Parts(rule, reduced, whole.calibration).messages(None)
     assert len(found) == bool(split)
-    assert not split or found[0].startswith("views of 12 held-out parts are among the normals")
+    assert not split or found[0].startswith("views of 12 calibrating parts are among the normals")
 
 
 @pytest.mark.parametrize("rule", ["part", "none"])

@@ -201,8 +201,8 @@ def test_a_false_discovery_rate_out_of_reach_is_said(model: Model) -> None:
         found = outcome.summary()
     assert found.anomalous == 0
     assert found.messages()[1] == (
-        "with 19 held-out normals, --fdr 0.1 finds nothing unless 5 of 10 images exceed them all; "
-        "hold out more, or use --fpr"
+        "with 19 calibrating normals, --fdr 0.1 finds nothing unless 5 of 10 images exceed them all; "
+        "calibrate with more, or use --fpr"
     )
     assert found.quantiles["1"] == pytest.approx(0.9)
 
