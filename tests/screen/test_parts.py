@@ -87,7 +87,7 @@ def test_parts_that_are_not_held_out_whole_are_said_and_corrected_for(apart: Mod
     rows, said = judged(apart, incoming)
     assert "Bonferroni" in (rows[0].judged_by or "")
     assert rows[0].p_value == pytest.approx(3 / 37)
-    assert any(line.endswith("hold out whole parts with --group-by") for line in said)
+    assert any(line.endswith("keep parts whole with --group-by") for line in said)
 
 
 def test_a_rate_that_no_part_reaches_is_refused(apart: Model, incoming: Path) -> None:
