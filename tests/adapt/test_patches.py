@@ -30,7 +30,7 @@ from tests.conftest import draw
 SIZE = 64
 FAMILIES = {
     "resnet10t": (["layer2", "layer3"], (128, 256)),
-    "efficientnet_lite0": (["blocks.2", "blocks.4"], (40, 112)),
+    "test_efficientnet": (["blocks.2", "blocks.3"], (32, 48)),
     "test_vit": (["blocks.3", "blocks.4"], (64, 64)),
 }
 """Names of the two stages, and how long their vectors are."""
@@ -272,7 +272,7 @@ def test_one_graph_gives_the_image_at_its_own_size_and_patches_at_a_larger_one(
 ) -> None:
     """Blocks of 2 x 2 pixels at the own size are 3 x 3 at the larger one, and what they average to."""
     family = backbone.info.name
-    factor, times = {"resnet10t": (1.5, 3), "efficientnet_lite0": (2.0, 4)}.get(family, (1.0, 2))
+    factor, times = {"resnet10t": (1.5, 3), "test_efficientnet": (2.0, 4)}.get(family, (1.0, 2))
     rules = replace(backbone.preprocessing, height=round(factor * SIZE), width=round(factor * SIZE))
     small = np.stack([np.asarray(draw(seed, side=SIZE // 2)) for seed in range(5)])
     own, larger = enlarged(small, 2), enlarged(small, times)

@@ -95,7 +95,7 @@ def test_the_normals_decide(tmp_path: Path) -> None:
     turned = [np.rot90(same * np.array([i % 2, 1, 1], np.uint8), i).copy() for i in range(8)]
     mixed = measure_blocks(backbone, decoded(turned), tmp_path).gate
     assert mixed.alignment < gate.alignment
-    tokens = random_backbone("vit_tiny_patch16_224", 64)
+    tokens = random_backbone("test_vit", 64)
     without = measure_blocks(tokens, decoded([same] * 2), tmp_path).gate
     assert (without.alignment, without.weight) == (None, 0)
     assert "no map" in without.record()["reason"]
