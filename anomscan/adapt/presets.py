@@ -109,6 +109,13 @@ PRESETS: dict[str, Preset] = {
         scorer="mean-euclidean",
     ),
     "adib": Preset(Logistic(), _OUTLIERS, regularizer=L2SP(), trainable=Everything()),
+    # Transfer-Based Semantic AD, tab. 4, a_5; sec. 5.2: a Fisher multiplier of 400.
+    "adib-ewc": Preset(
+        Logistic(),
+        _OUTLIERS,
+        regularizer=ElasticWeightConsolidation(strength=400),
+        trainable=Everything(),
+    ),
     "adra": Preset(Logistic(), _OUTLIERS, trainable=ResidualAdapters()),
     # Strides of the stages: PatchCore sec. 3.1, SPADE sec. 3.4, PaDiM sec. 3.1; d as for its ResNet-18.
     "patchcore": Preset(

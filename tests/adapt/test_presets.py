@@ -13,20 +13,24 @@ from anomscan.scoring.registry import PROCEDURES, asked_scorer, scorer_class
 
 LOGIT = frozenset(("weight", "bias"))
 NEEDS = {
-    "panda-ewc": REFERENCE,
-    "joint": REFERENCE_CLASSES,
-    "panda-oe": OUTLIERS,
-    "hsc": OUTLIERS,
-    "adib": OUTLIERS,
-    "adra": OUTLIERS,
+    "panda-ewc": {REFERENCE},
+    "joint": {REFERENCE_CLASSES},
+    "panda-oe": {OUTLIERS},
+    "hsc": {OUTLIERS},
+    "adib": {OUTLIERS},
+    "adib-ewc": {OUTLIERS, REFERENCE},
+    "adra": {OUTLIERS},
 }
-LEARNS = {"panda-oe": LOGIT, "adib": LOGIT, "adra": LOGIT, "panda-ses": frozenset(("checkpoints",))}
+LEARNS = {
+    **dict.fromkeys(("panda-oe", "adib", "adib-ewc", "adra"), LOGIT),
+    "panda-ses": frozenset(("checkpoints",)),
+}
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_what_a_preset_needs_learns_and_holds_out(name: str) -> None:
     preset = PRESETS[name]
-    assert preset.needs == ({NEEDS[name]} if name in NEEDS else set())
+    assert preset.needs == NEEDS.get(name, set())
     assert preset.learns == LEARNS.get(name, frozenset())
     assert preset.holds_out == (0.2 if name == "auto" else 0)
     assert preset.trains == (name not in ("none", "stages", *PROCEDURES))
