@@ -19,6 +19,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Protocol
 
 from workshop import (
     Ended,
@@ -228,7 +229,19 @@ class Adapt:
         return ended
 
 
-COMMANDS = {
+class Kind(Protocol):
+    """A command; ``seconds`` is how long an undisturbed run works."""
+
+    seconds: float
+
+    def __init__(self, folder: Path) -> None: ...
+
+    def kill(self, share: float) -> Ended:
+        """Kill it after that share of its time, see that all is well, run it again and compare."""
+        ...
+
+
+COMMANDS: dict[str, type[Kind]] = {
     "adapt": Adapt,
     "index": Index,
     "score": Score,
