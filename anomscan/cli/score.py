@@ -16,12 +16,14 @@ from anomscan.cli.options import (
     EXIT_UNREADABLE,
     Columns,
     CopyAnomalous,
+    DecodeLimit,
     Device,
     Exclude,
     FailOnAnomaly,
     FalsePositives,
     Format,
     FormatOption,
+    Isolate,
     MaxPixels,
     ModelFolder,
     MoveAnomalous,
@@ -29,6 +31,7 @@ from anomscan.cli.options import (
     Normals,
     Threads,
     Threshold,
+    isolated,
 )
 from anomscan.errors import UsageError
 
@@ -42,8 +45,6 @@ if TYPE_CHECKING:
 
 REPORT_ROWS = 200
 """Images in a report where no number was asked for."""
-ISOLATED_SECONDS = 30.0
-"""What decoding an image may take with --isolate, where no limit was given, without waiting for memory."""
 
 
 class Pages(StrEnum):
@@ -137,13 +138,8 @@ def score(
         bool, typer.Option("--resume", help="Go on with a run of -o FILE that was cut off.")
     ] = False,
     normals: Normals = None,
-    isolate: Annotated[
-        bool, typer.Option("--isolate", help="Decode in processes that may crash or hang.")
-    ] = False,
-    decode_limit: Annotated[
-        float | None,
-        typer.Option(min=0.1, metavar="SECONDS", help="With --isolate: for an image, at most (default: 30)"),
-    ] = None,
+    isolate: Isolate = False,
+    decode_limit: DecodeLimit = None,
 ) -> None:
     """Rank images, most anomalous first. Unreadable files come last, with the reason, whatever --top."""
     from anomscan.cli import console
@@ -169,9 +165,7 @@ def score(
     search, threads = Search(exclude or (), folders, min_age), threads or available_cores()
     if normals and not report:
         raise UsageError("--normals says where a report finds the normals; give --report, too")
-    if decode_limit and not isolate:
-        raise UsageError("--decode-limit goes with --isolate only")
-    isolated = (decode_limit or ISOLATED_SECONDS) if isolate else None
+    apart = isolated(isolate, decode_limit)
     with ExitStack() as running:
         with ExitStack() as outputs:
             file = outputs.enter_context(text_output(output))
@@ -191,7 +185,7 @@ def score(
                 max_pixels,
                 parts,
                 normals=normals or (),
-                isolate=isolated,
+                isolate=apart,
             )
             journal = running.enter_context(_journal(job, output, resume=resume))
             with console.progress_bar() as progress:
