@@ -38,6 +38,7 @@ from anomscan.errors import UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from anomscan.images.workpiece import PartRule
     from anomscan.report.summary import Summary
     from anomscan.screen.journal import Journal
     from anomscan.screen.run import Outcome, ScoreJob
@@ -146,7 +147,6 @@ def score(
     from anomscan.files.streams import text_output
     from anomscan.images.decode import every_page
     from anomscan.images.find import Search
-    from anomscan.images.workpiece import PartRule
     from anomscan.model.model import read_model
     from anomscan.pipeline import available_cores
     from anomscan.report.rows import OF_PARTS, REVIEW, further_columns
@@ -156,7 +156,7 @@ def score(
     if review is None and (copy_review or per_day):
         raise UsageError("what should a person look at? say so with --review")
     decision = Decision(fpr, fdr, threshold, Review.parse(review, per_day) if review else None)
-    parts = PartRule.parse(part_by, "--part-by") if part_by else None
+    parts = _part_rule(part_by) if part_by else None
     if decision == UNDECIDED and (fail_on_anomaly or move_anomalous or copy_anomalous):
         raise UsageError("what is anomalous? say so with --fpr, --fdr or --threshold")
     further = (*(REVIEW if review else ()), *(OF_PARTS if parts else ()), *further_columns(columns))
@@ -204,6 +204,12 @@ def score(
         raise typer.Exit(EXIT_ANOMALOUS)
     if summed.unreadable:
         raise typer.Exit(EXIT_UNREADABLE)
+
+
+def _part_rule(part_by: str) -> PartRule:
+    from anomscan.images.workpiece import PartRule
+
+    return PartRule.parse(part_by, "--part-by")
 
 
 def _journal(job: ScoreJob, output: str | None, *, resume: bool) -> Journal:
