@@ -10,7 +10,7 @@ import warnings
 from types import FrameType
 from typing import NoReturn
 
-gc.set_threshold(50_000)  # importing makes many objects and no garbage
+gc.set_threshold(100_000)  # importing makes 80,000 objects and no garbage
 
 from anomscan.cli import app  # noqa: E402
 from anomscan.errors import AnomscanError  # noqa: E402

@@ -22,7 +22,11 @@ from pathlib import Path
 
 from workshop import Fault, check_images, check_leftovers, check_model, furnish, refill, run, scratch
 
+from tests.conftest import draw, fake_model
+
 SIZE = 4 << 20
+MANY = 300
+"""Normals of the model that is exported, so that the file has some pages."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,9 @@ def cases(folder: Path) -> dict[str, Case]:
         "score --copy-anomalous": Case((*move, "--copy-anomalous", "disk/aside"), ("out.csv",)),
         "index": Case(("index", "more", "--model", "disk/m")),
         "index --add": Case(("index", "--add", "one.png", "--model", "disk/m")),
-        "export": Case(("export", "disk/x.onnx", "--model", "m", "--images", "more"), ("x.onnx",)),
+        "export --with-scorer": Case(
+            ("export", "disk/x.onnx", "--model", "large", "--images", "more", "--with-scorer"), ("x.onnx",)
+        ),
     }
 
 
@@ -136,6 +142,10 @@ def main() -> None:
         folder = Path(place)
         furnish(folder, images=32)
         shutil.copy(folder / "more" / "000.png", folder / "one.png")
+        (folder / "many").mkdir()
+        for i in range(MANY):
+            draw(5000 + i).resize((48, 48)).save(folder / "many" / f"{i:03}.png")
+        fake_model(folder / "many", folder / "large", 0.1)
         with small_disk(folder / "disk"):
             for name, case in cases(folder).items():
                 if arguments.only and name not in arguments.only:

@@ -1,10 +1,11 @@
 """Kill commands at random moments, and see that nothing is lost, damaged or left over.
 
 ``python benchmarks/kills.py`` kills 200 times: ``adapt``, ``index``, ``score -o --move-anomalous``,
-``score --resume`` and ``export``. After each, outputs are whole or absent, every image is in one place (one
-that was being moved may have both names), and the model loads; the same command again ends well, gives the
-bytes that an undisturbed run gives, and leaves nothing over. Exits with 1 at the first fault.
-``watch_load.py`` kills ``watch``.
+``score --resume``, ``export`` and ``watch --once --move-anomalous``. After each, outputs are whole or absent
+(a watch, which appends: all rows but the last one are whole), every image is in one place (one that was being
+moved may have both names), and the model loads; the same command again ends well, gives the bytes that an
+undisturbed run gives, of a watch the same rows, and leaves nothing over. Exits with 1 at the first fault.
+``watch_load.py`` kills ``watch`` while files arrive.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Protocol
 
 from workshop import (
     Ended,
@@ -47,7 +49,7 @@ class Score:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         refill(folder)
-        self.seconds = duration(lambda: run(folder, *MOVE).well())
+        self.seconds = duration(folder, *MOVE)
         self.whole = (folder / "out.csv").read_bytes()
 
     def kill(self, share: float) -> Ended:
@@ -96,7 +98,7 @@ class Index:
         shutil.copytree(folder / "m", folder / "old")
         self.command = ("index", "more", "--model", "indexed")
         self._restore()
-        self.seconds = duration(lambda: run(folder, *self.command).well())
+        self.seconds = duration(folder, *self.command)
         self.files = read_manifest(str(folder / "indexed")).files
 
     def _restore(self) -> None:
@@ -116,13 +118,61 @@ class Index:
         return ended
 
 
+class Watch:
+    """``watch --once --move-anomalous``; half of the second runs are killed, too."""
+
+    COMMAND = ("watch", "in", "--once", "--model", "m", "--fpr", "0.1", "--settle", "0", "-o", "rows.csv")
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.command = (*self.COMMAND, "--move-anomalous", "aside")
+        self._restore()
+        self.seconds = duration(folder, *self.command)
+        self.rows = sorted(self._lines())
+
+    def _restore(self) -> None:
+        refill(self.folder)
+        for path in self.folder.glob("rows.csv*"):
+            path.unlink()
+
+    def _lines(self) -> list[bytes]:
+        file = self.folder / "rows.csv"
+        return file.read_bytes().splitlines(keepends=True) if file.exists() else []
+
+    def kill(self, share: float) -> Ended:
+        """Once, or twice."""
+        self._restore()
+        ended = start(self.folder, *self.command).killed_after(share * self.seconds)
+        self._check()
+        if random.random() < 0.5:
+            start(self.folder, *self.command).killed_after(random.random() * self.seconds)
+            self._check()
+        run(self.folder, *self.command).well()
+        if sorted(self._lines()) != self.rows:
+            raise Fault("the rows are others than those of an undisturbed watch")
+        check_images(self.folder, in_flight=0)
+        check_leftovers(self.folder, "m")
+        return ended
+
+    def _check(self) -> None:
+        """Whole rows of the undisturbed watch, none twice, and no image moved that has none."""
+        check_images(self.folder, in_flight=1)
+        whole = [line for line in self._lines() if line.endswith(b"\n")]
+        if len(set(whole)) != len(whole) or not set(whole) <= set(self.rows):
+            raise Fault("rows.csv has a row twice, or one that an undisturbed watch does not write")
+        moved = self.folder / "aside"
+        names = {path.name for path in moved.iterdir() if path.name[0] != "."} if moved.exists() else set()
+        if not names <= {Path(line.split(b",")[1].decode()).name for line in whole}:
+            raise Fault("an image was moved before its row was written")
+
+
 class Export:
     """``export`` of the extractor."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.command = ("export", "x.onnx", "--model", "m", "--images", "more")
-        self.seconds = duration(lambda: run(folder, *self.command).well())
+        self.seconds = duration(folder, *self.command)
         self.whole = (folder / "x.onnx").read_bytes()
 
     def kill(self, share: float) -> Ended:
@@ -153,7 +203,7 @@ class Adapt:
         network = ("--backbone", "resnet10t", "--weights", "w.safetensors", "--size", "32")
         self.command = ("adapt", "normal", "--model", "adapted", "--method", "msc", "--steps", "12", *network)
         self._restore()
-        self.seconds = duration(lambda: run(folder, *self.command).well())
+        self.seconds = duration(folder, *self.command)
         self.files = read_manifest(str(folder / "adapted")).files
         self._restore()
         run(folder, *self.command).well()
@@ -179,7 +229,26 @@ class Adapt:
         return ended
 
 
-COMMANDS = {"adapt": Adapt, "index": Index, "score": Score, "resume": Resume, "export": Export}
+class Kind(Protocol):
+    """A command; ``seconds`` is how long an undisturbed run works."""
+
+    seconds: float
+
+    def __init__(self, folder: Path) -> None: ...
+
+    def kill(self, share: float) -> Ended:
+        """Kill it after that share of its time, see that all is well, run it again and compare."""
+        ...
+
+
+COMMANDS: dict[str, type[Kind]] = {
+    "adapt": Adapt,
+    "index": Index,
+    "score": Score,
+    "resume": Resume,
+    "export": Export,
+    "watch": Watch,
+}
 
 
 def main() -> None:

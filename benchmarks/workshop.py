@@ -1,32 +1,28 @@
-"""What ``kills.py``, ``writers.py`` and ``full_disk.py`` share: tiny images, a cheap model, forked commands.
+"""What ``kills.py``, ``writers.py`` and ``full_disk.py`` share: tiny images, a cheap model, and commands.
 
-A command runs in a fork of a process that has imported everything: what is disturbed is the work, not the
-start of Python, and a run takes a second or less. Groups of images are small and a checkpoint is kept at
-every step, so that there is something between the first and the last moment.
+A command is a process of its own, see ``command.py``, that is disturbed once it has imported what it needs: a
+run takes a second or less. Groups of images are small and a checkpoint is kept at every step, so that there
+is something between the first and the last moment.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import random
 import shutil
-import signal
+import subprocess
 import sys
 import tempfile
 import time
-import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
 
-from anomscan.model.folder import read_manifest, verified
-from tests.conftest import draw, draw_odd, fake_model
-
-GROUP = 16
-"""Images that are scored, and committed to the journal, together."""
+from anomscan.model.folder import read_manifest, verified  # noqa: E402
+from tests.conftest import draw, draw_odd, fake_model  # noqa: E402
 
 
 class Fault(Exception):
@@ -53,65 +49,46 @@ class Ended:
 
 @dataclass
 class Command:
-    """A command that runs; its process is ``pid``."""
+    """A command whose work has begun."""
 
-    pid: int
-    heard: Path
+    process: subprocess.Popen[bytes]
+    heard: IO[bytes]
 
     def wait(self) -> Ended:
         """Until it has ended."""
-        _, status = os.waitpid(self.pid, 0)
-        said = self.heard.read_text()
-        self.heard.unlink()
-        return Ended(os.waitstatus_to_exitcode(status), said)
+        code = self.process.wait()
+        with self.heard:
+            self.heard.seek(0)
+            return Ended(code, self.heard.read().decode("utf-8", "replace"))
 
     def killed_after(self, seconds: float) -> Ended:
         """Kill it then, unless it has ended."""
         time.sleep(seconds)
-        os.kill(self.pid, signal.SIGKILL)
+        self.process.kill()
         return self.wait()
 
 
 def start(folder: Path, *arguments: str) -> Command:
-    """Begin ``anomscan ARGUMENTS`` in a folder, in a process of its own."""
-    descriptor, heard = tempfile.mkstemp(prefix="heard-")
-    pid = os.fork()
-    if pid:
-        os.close(descriptor)
-        return Command(pid, Path(heard))
-    code = 99
-    try:
-        os.dup2(descriptor, 2)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.chdir(folder)
-        sys.argv = ["anomscan", *arguments]
-        from anomscan.__main__ import main
-
-        main()
-    except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
+    """Begin ``anomscan ARGUMENTS`` in a folder; returns when it is about to work, or has failed before."""
+    reading, writing = os.pipe()
+    heard = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed when the command has ended
+    process = subprocess.Popen(
+        [sys.executable, "-P", HERE / "command.py", str(writing), *arguments],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=heard,
+        pass_fds=[writing],
+        env={**os.environ, "PYTHONPATH": str(HERE.parent)},
+    )
+    os.close(writing)
+    with open(reading, "rb") as begun:
+        begun.read()
+    return Command(process, heard)
 
 
 def run(folder: Path, *arguments: str) -> Ended:
     """The same, to its end."""
     return start(folder, *arguments).wait()
-
-
-def take_small_steps() -> None:
-    """Import all that the commands do, and let them commit often."""
-    from anomscan.adapt import checkpoint, make  # noqa: F401
-    from anomscan.fit import adapt, export, feedback, index  # noqa: F401
-    from anomscan.report import heatmaps, html  # noqa: F401
-    from anomscan.screen import run as screening  # noqa: F401
-    from anomscan.screen import screener
-
-    screener.SEARCH = GROUP
-    checkpoint.EVERY, checkpoint.DEAREST = 0.0, math.inf
 
 
 def furnish(folder: Path, images: int = 64) -> None:
@@ -164,15 +141,14 @@ def check_leftovers(folder: Path, *models: str) -> None:
         raise Fault(f"left over: {', '.join(str(path.relative_to(folder)) for path in hidden)}")
 
 
-def duration(what: Callable[[], object]) -> float:
-    """Seconds that it takes."""
-    began = time.monotonic()
-    what()
+def duration(folder: Path, *arguments: str) -> float:
+    """Seconds that a command works, to its good end."""
+    command, began = start(folder, *arguments), time.monotonic()
+    command.wait().well()
     return time.monotonic() - began
 
 
 def scratch(seed: int) -> tempfile.TemporaryDirectory[str]:
     """A folder to work in; the same random moments for the same seed."""
     random.seed(seed)
-    take_small_steps()
     return tempfile.TemporaryDirectory(prefix="anomscan-workshop-")

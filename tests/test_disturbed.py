@@ -28,8 +28,8 @@ def benchmark(*arguments: str) -> str:
 
 
 def test_kills_at_random_moments_leave_nothing_lost_damaged_or_over() -> None:
-    said = benchmark("kills.py", "--kills", "8", "--only", "index", "score", "resume", "export")
-    assert "8 kills, no fault" in said
+    said = benchmark("kills.py", "--kills", "10", "--only", "index", "score", "resume", "export", "watch")
+    assert "10 kills, no fault" in said
 
 
 def test_a_disk_that_is_full_at_some_point_is_one_sentence() -> None:

@@ -84,6 +84,25 @@ def test_score_imports_neither_torch_nor_timm(model_folder: Path, incoming: Path
     assert (done.returncode, done.stdout) == (0, b"[]\n"), done.stderr.decode()
 
 
+def test_a_plain_score_starts_with_no_more_than_it_needs(model_folder: Path, incoming: Path) -> None:
+    unwanted = {
+        "anomscan.report.heatmaps",
+        "anomscan.images.isolate",
+        "anomscan.screen.parts",
+        "PIL.ImageDraw",
+    }
+    script = (
+        "import gc, sys\n"
+        "from anomscan.__main__ import app\n"
+        "passes = []\n"
+        "gc.callbacks.append(lambda phase, info: passes.append(phase))\n"
+        "app(sys.argv[1:], standalone_mode=False)\n"
+        f"print(sorted({unwanted} & sys.modules.keys()), passes)"
+    )
+    done = python("-c", script, "score", incoming, "--model", model_folder, "-o", os.devnull)
+    assert (done.returncode, done.stdout) == (0, b"[] []\n"), done.stderr.decode()
+
+
 def test_help_imports_nothing_heavy() -> None:
     script = (
         "import sys\n"

@@ -40,6 +40,7 @@ from anomscan.errors import InputError, UsageError
 from anomscan.files.storage import storage_of
 from anomscan.images.decode import Decoded
 from anomscan.images.find import Found, Source, Unreadable
+from anomscan.images.isolate import sifted
 from anomscan.network.extractor import IMAGE, PATCHES, Extractor
 from anomscan.network.network import EXTRACTOR, WEIGHTS, FocusInfo, MethodInfo, Network
 from anomscan.pipeline import available_cores, counted
@@ -104,6 +105,9 @@ def make_network(
     if preset.readout.normalises and scorer.metric != "cosine":
         raise UsageError(f"{options.method} gives normalised features; choose a scorer by the cosine")
     others = find_others(preset, options)
+    if options.isolate is not None:
+        most = options.reading.max_pixels
+        others = {name: sifted(found, options.isolate, most, progress) for name, found in others.items()}
     progress("loading the backbone", 0, None, "")
     choice = options.backbone
     backbone = load_backbone(choice.name, choice.weights, choice.size)

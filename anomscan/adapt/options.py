@@ -50,6 +50,7 @@ class AdaptOptions:
     may take, in bytes, before they go to a memory-mapped file; ``reading`` is how the images are read;
     ``focus`` what to look at, and ``tiles`` in which tiles. ``going_on`` None keeps no checkpoint. Where
     ``all_calibrate``, the features of a network that was not trained are not fitted to the normals either.
+    With ``isolate`` images of further folders are first tried in processes of their own, see ``sifted``.
     """
 
     method: str = "auto"
@@ -67,6 +68,7 @@ class AdaptOptions:
     going_on: GoingOn | None = None
     tiles: TileChoice = field(default_factory=TileChoice)
     all_calibrate: bool = False
+    isolate: float | None = None
 
     @property
     def further(self) -> dict[str, str | None]:

@@ -10,12 +10,14 @@ from anomscan.cli.options import (
     DEFAULT_MODEL,
     BackboneName,
     Budget,
+    DecodeLimit,
     DefectSize,
     Device,
     Exclude,
     Focus,
     GroupBy,
     ImageSize,
+    Isolate,
     Mask,
     MaxPixels,
     ModelFolder,
@@ -31,6 +33,7 @@ from anomscan.cli.options import (
     WeightsFile,
     backbone_choice,
     gathering,
+    isolated,
 )
 
 
@@ -71,6 +74,8 @@ def adapt(
     mask: Mask = None,
     tiles: TileGrid = None,
     defect: DefectSize = None,
+    isolate: Isolate = False,
+    decode_limit: DecodeLimit = None,
     wait: Wait = 0.0,
 ) -> None:
     """Fine-tune the backbone on normal images, export it and build the index."""
@@ -94,7 +99,8 @@ def adapt(
         focus=FocusChoice(focus, budget, patches),
         tiles=TileChoice(tiles, defect),
     )
-    files = gathering(exclude, range_, max_pixels, region, mask)
+    apart = isolated(isolate, decode_limit)
+    files = gathering(exclude, range_, max_pixels, region, mask, apart)
     rule = hold_out_rule(None, holdout, group_by)
     with progress_bar() as progress:
         fitted = fit(normal, model, options, progress, rule, reduce, wait, files, message)

@@ -10,6 +10,7 @@ from anomscan.cli.options import (
     DEFAULT_MODEL,
     BackboneName,
     Budget,
+    DecodeLimit,
     DefectSize,
     Exclude,
     Focus,
@@ -17,6 +18,7 @@ from anomscan.cli.options import (
     GroupBy,
     ImageSize,
     Int8,
+    Isolate,
     Mask,
     MaxPixels,
     ModelFolder,
@@ -32,6 +34,7 @@ from anomscan.cli.options import (
     backbone_choice,
     check_force,
     gathering,
+    isolated,
 )
 from anomscan.errors import UsageError
 
@@ -63,6 +66,8 @@ def index(
     mask: Mask = None,
     tiles: TileGrid = None,
     defect: DefectSize = None,
+    isolate: Isolate = False,
+    decode_limit: DecodeLimit = None,
     wait: Wait = 0.0,
 ) -> None:
     """Build the index only, with the model's extractor if there is one, else with the pretrained backbone."""
@@ -82,9 +87,12 @@ def index(
         raise UsageError("--add and --remove change a finished index; leave each other and all else out")
     if not (add or remove) and len(paths) > 1:
         raise UsageError("name one folder of normal images, or accept further images with --add")
+    apart = isolated(isolate, decode_limit)
+    if remove and apart:
+        raise UsageError("--remove decodes nothing; leave --isolate out")
     with progress_bar() as progress:
         if add:
-            fitted = feedback.add(paths, model, progress, wait)
+            fitted = feedback.add(paths, model, progress, wait, apart)
         elif remove:
             fitted = feedback.remove(paths, model, wait)
         else:
@@ -92,6 +100,6 @@ def index(
             looks, parts = FocusChoice(focus, budget, patches), TileChoice(tiles, defect)
             options = IndexOptions(choice, scorer, reduce, int8, force, looks, parts)
             rule = hold_out_rule(model, holdout, group_by)
-            files = gathering(exclude, range_, max_pixels, region, mask)
+            files = gathering(exclude, range_, max_pixels, region, mask, apart)
             fitted = fit(paths[0], model, options, progress, rule, wait, files)
     finish(fitted, model)

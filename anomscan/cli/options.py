@@ -120,6 +120,18 @@ Range = Annotated[
 MaxPixels = Annotated[
     int | None, typer.Option("--max-pixels", min=1, metavar="N", help="Refuse larger images (default: 500e6)")
 ]
+Isolate = Annotated[bool, typer.Option("--isolate", help="Decode in processes that may crash or hang.")]
+DecodeLimit = Annotated[
+    float | None,
+    typer.Option(
+        "--decode-limit",
+        min=0.1,
+        metavar="SECONDS",
+        help="With --isolate: for an image, at most (default: 30)",
+    ),
+]
+_ISOLATED_SECONDS = 30.0
+"""What decoding an image may take with --isolate, where no limit was given, without waiting for memory."""
 
 Normals = Annotated[
     list[str] | None,
@@ -180,12 +192,21 @@ def gathering(
     max_pixels: int | None,
     region: str | None,
     mask: str | None,
+    isolate: float | None,
 ) -> Gathering:
     """Which files are normals, and how they are read."""
     from anomscan.fit.look import Gathering
     from anomscan.types import MAX_PIXELS
 
-    return Gathering(tuple(exclude or ()), range_, max_pixels or MAX_PIXELS, region, mask)
+    most = max_pixels or MAX_PIXELS
+    return Gathering(tuple(exclude or ()), range_, most, region, mask, isolate=isolate)
+
+
+def isolated(isolate: bool, decode_limit: float | None) -> float | None:
+    """Seconds that an image may take in a process of its own; None where it is decoded in this one."""
+    if decode_limit and not isolate:
+        raise UsageError("--decode-limit goes with --isolate only")
+    return (decode_limit or _ISOLATED_SECONDS) if isolate else None
 
 
 def backbone_choice(name: str | None, weights: str | None, size: int | None) -> BackboneChoice:

@@ -16,12 +16,14 @@ from anomscan.cli.options import (
     EXIT_UNREADABLE,
     Columns,
     CopyAnomalous,
+    DecodeLimit,
     Device,
     Exclude,
     FailOnAnomaly,
     FalsePositives,
     Format,
     FormatOption,
+    Isolate,
     MaxPixels,
     ModelFolder,
     MoveAnomalous,
@@ -29,12 +31,14 @@ from anomscan.cli.options import (
     Normals,
     Threads,
     Threshold,
+    isolated,
 )
 from anomscan.errors import UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from anomscan.images.workpiece import PartRule
     from anomscan.report.summary import Summary
     from anomscan.screen.journal import Journal
     from anomscan.screen.run import Outcome, ScoreJob
@@ -42,8 +46,6 @@ if TYPE_CHECKING:
 
 REPORT_ROWS = 200
 """Images in a report where no number was asked for."""
-ISOLATED_SECONDS = 30.0
-"""What decoding an image may take with --isolate, where no limit was given, without waiting for memory."""
 
 
 class Pages(StrEnum):
@@ -137,20 +139,14 @@ def score(
         bool, typer.Option("--resume", help="Go on with a run of -o FILE that was cut off.")
     ] = False,
     normals: Normals = None,
-    isolate: Annotated[
-        bool, typer.Option("--isolate", help="Decode in processes that may crash or hang.")
-    ] = False,
-    decode_limit: Annotated[
-        float | None,
-        typer.Option(min=0.1, metavar="SECONDS", help="With --isolate: for an image, at most (default: 30)"),
-    ] = None,
+    isolate: Isolate = False,
+    decode_limit: DecodeLimit = None,
 ) -> None:
     """Rank images, most anomalous first. Unreadable files come last, with the reason, whatever --top."""
     from anomscan.cli import console
     from anomscan.files.streams import text_output
     from anomscan.images.decode import every_page
     from anomscan.images.find import Search
-    from anomscan.images.workpiece import PartRule
     from anomscan.model.model import read_model
     from anomscan.pipeline import available_cores
     from anomscan.report.rows import OF_PARTS, REVIEW, further_columns
@@ -160,7 +156,7 @@ def score(
     if review is None and (copy_review or per_day):
         raise UsageError("what should a person look at? say so with --review")
     decision = Decision(fpr, fdr, threshold, Review.parse(review, per_day) if review else None)
-    parts = PartRule.parse(part_by, "--part-by") if part_by else None
+    parts = _part_rule(part_by) if part_by else None
     if decision == UNDECIDED and (fail_on_anomaly or move_anomalous or copy_anomalous):
         raise UsageError("what is anomalous? say so with --fpr, --fdr or --threshold")
     further = (*(REVIEW if review else ()), *(OF_PARTS if parts else ()), *further_columns(columns))
@@ -169,9 +165,7 @@ def score(
     search, threads = Search(exclude or (), folders, min_age), threads or available_cores()
     if normals and not report:
         raise UsageError("--normals says where a report finds the normals; give --report, too")
-    if decode_limit and not isolate:
-        raise UsageError("--decode-limit goes with --isolate only")
-    isolated = (decode_limit or ISOLATED_SECONDS) if isolate else None
+    apart = isolated(isolate, decode_limit)
     with ExitStack() as running:
         with ExitStack() as outputs:
             file = outputs.enter_context(text_output(output))
@@ -191,7 +185,7 @@ def score(
                 max_pixels,
                 parts,
                 normals=normals or (),
-                isolate=isolated,
+                isolate=apart,
             )
             journal = running.enter_context(_journal(job, output, resume=resume))
             with console.progress_bar() as progress:
@@ -210,6 +204,12 @@ def score(
         raise typer.Exit(EXIT_ANOMALOUS)
     if summed.unreadable:
         raise typer.Exit(EXIT_UNREADABLE)
+
+
+def _part_rule(part_by: str) -> PartRule:
+    from anomscan.images.workpiece import PartRule
+
+    return PartRule.parse(part_by, "--part-by")
 
 
 def _journal(job: ScoreJob, output: str | None, *, resume: bool) -> Journal:

@@ -58,7 +58,12 @@ def adapt(
     patched_class(preset.patches.procedure if preset.patches else None).check(reduction)
     check(options)
     normals = Normals.find(root, gathering, progress).split(rule or HoldOut(), options.seed)
-    options = replace(options, reading=normals.look.reading, all_calibrate=normals.rule.is_all)
+    options = replace(
+        options,
+        reading=normals.look.reading,
+        all_calibrate=normals.rule.is_all,
+        isolate=gathering.isolate,
+    )
     with ModelDraft.begin(folder, wait) as draft:
         options = replace(options, going_on=GoingOn(draft.checkpoint, say))
         network = make_network(normals.sources, options, info, draft.scratch, progress)

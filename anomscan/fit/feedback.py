@@ -73,13 +73,15 @@ def calibrate(
         return Fitted(written, images.unreadable, [*normals.look.notes, *notes(draft)])
 
 
-def add(paths: list[str], folder: str, progress: Progress, wait: float = 0.0) -> Fitted:
+def add(
+    paths: list[str], folder: str, progress: Progress, wait: float = 0.0, isolate: float | None = None
+) -> Fitted:
     """Accept images as normal: they go to the gallery, so that they and their like no longer stand out.
 
     None of them is held out. False alarms are chosen by their scores, and those of one day are often nearly
     copies of each other: among the held-out normals they would bias the p-values. Without them those stay a
     random sample, and their scores by the larger gallery are as valid as before. A path that the model has
-    already is read again; one that was held out is no longer.
+    already is read again; one that was held out is no longer. ``isolate`` see ``Gathering``.
 
     Raises:
         InputError: a path does not exist, or no image can be read.
@@ -89,7 +91,8 @@ def add(paths: list[str], folder: str, progress: Progress, wait: float = 0.0) ->
     sources = list(find(paths))
     if not sources:
         raise NoImages("no images to add: the folder holds no file with an image suffix")
-    read_manifest(folder)  # before a folder is made where there is none
+    reading = read_manifest(folder).preprocessing.reading  # before a folder is made where there is none
+    sources = Gathering(max_pixels=reading.max_pixels, isolate=isolate).sift(sources, progress)
     with ModelDraft.begin(folder, wait) as draft:
         model = _whole(folder)
         preprocessing, bank = model.manifest.preprocessing, _bank(model)

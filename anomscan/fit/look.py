@@ -15,6 +15,7 @@ from anomscan.fit.part import decide_part
 from anomscan.fit.sets import Sets
 from anomscan.images.find import Found, Search, Unreadable
 from anomscan.images.glance import DETAIL, LEAST_DIFFERENCE, PARTS, Glance, detail_of, glance_at, span_of
+from anomscan.images.isolate import sifted
 from anomscan.images.levels import decide, parse_range
 from anomscan.pipeline import available_cores, in_order
 from anomscan.scoring.gallery import Gallery
@@ -59,7 +60,8 @@ class Gathering:
 
     ``exclude`` are globs of names to pass over; ``range`` is ``LO:HI`` or ``file``, as on the command line:
     by default the normals decide; ``max_pixels`` see ``Reading``. ``region``, ``mask`` and ``part`` say what
-    of them is looked at, see ``decide_part``.
+    of them is looked at, see ``decide_part``. With ``isolate`` all are first decoded in processes of their
+    own, each in at most so many seconds, see ``sifted``.
     """
 
     exclude: tuple[str, ...] = ()
@@ -68,10 +70,17 @@ class Gathering:
     region: str | None = None
     mask: str | None = None
     part: Part | None = None
+    isolate: float | None = None
 
     def search(self) -> Search:
         """What finds them."""
         return Search(exclude=self.exclude)
+
+    def sift(self, sources: list[Found], progress: Progress) -> list[Found]:
+        """The sources, those unreadable that are not to be decoded here."""
+        if self.isolate is None:
+            return sources
+        return sifted(sources, self.isolate, self.max_pixels, progress)
 
     def look(self, sources: list[Found], progress: Progress, levels: Levels | None = None) -> Look:
         """Look at every normal, small.

@@ -53,7 +53,7 @@ class Normals:
             InputError: ``root`` does not exist, holds no file with an image suffix, or shows nothing.
         """
         search = gathering.search()
-        sources = find_images(root, search)
+        sources = gathering.sift(find_images(root, search), progress)
         look = gathering.look(sources, progress, levels)
         look = replace(look, notes=[*search.messages(), *look.notes])
         return cls(root, sources, [], HoldOut(), look)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+
+_M_MMAP_THRESHOLD, _LARGE_BLOCK = -3, 12 << 20
+"""A setting of the allocator of glibc, and the bytes from which on blocks are given back when they are freed:
+Pillow holds a large image in blocks of nearly 16 MiB."""
 
 
 class Budget:
@@ -27,6 +33,7 @@ class Budget:
     @contextmanager
     def reserved(self, amount: int) -> Iterator[None]:
         """Wait until ``amount`` fits beside what others have reserved, and hold it."""
+        give_large_blocks_back()
         if self._ask is not None:
             self._ask(amount)
             yield
@@ -40,6 +47,19 @@ class Budget:
             with self._changed:
                 self._used -= amount
                 self._changed.notify_all()
+
+
+@lru_cache(1)
+def give_large_blocks_back() -> None:
+    """Let memory that is freed be free: glibc keeps it for the thread that had it once it had much.
+
+    Else every thread of a run holds as much as the largest image that it ever decoded.
+    """
+    if sys.platform == "linux":
+        import ctypes
+
+        with suppress(OSError, AttributeError):  # another C library has no such habit
+            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
 MEMORY_IN_FLIGHT = Budget(500_000_000)

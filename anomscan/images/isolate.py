@@ -14,11 +14,10 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anomscan
 from anomscan.errors import InputError
@@ -26,11 +25,13 @@ from anomscan.images.budget import MEMORY_IN_FLIGHT
 from anomscan.images.decode import LOOK_AHEAD, Decoded
 from anomscan.images.find import Found, Source, Unreadable
 from anomscan.images.worker import GO, LENGTH, understood
-from anomscan.pipeline import in_order
-from anomscan.types import Preprocessing
+from anomscan.pipeline import available_cores, counted, in_order
+from anomscan.types import Preprocessing, Progress, Reading
 
 COMMAND = (sys.executable, "-P", "-m", "anomscan.images.worker")
 _START_SECONDS = 120.0
+_MOST_ASKED = 2
+"""How often a process may ask for memory for one image."""
 _LONGEST_ANSWER, _MOST_PIXELS = 1 << 20, 1 << 30
 """Bytes that are believed of a process which a file may have taken over."""
 
@@ -49,7 +50,40 @@ def decode_all_apart(
     """
     workers = _Workers(preprocessing, seconds, command)
     ahead = max(1, LOOK_AHEAD * threads // preprocessing.tile_count)
-    results = in_order(workers.look_at, sources, threads, ahead)
+    return _in_order(workers, workers.decoded, sources, threads, ahead)
+
+
+def sifted(
+    sources: Sequence[Found],
+    seconds: float,
+    max_pixels: int,
+    progress: Progress = lambda *_: None,
+    command: Sequence[str] = COMMAND,
+) -> list[Found]:
+    """The images; unreadable where one crashes a process that decodes it, or takes longer than ``seconds``.
+
+    Each is decoded whole and at a reduced scale, so that this process may decode what is left either way.
+    Whatever else is wrong with an image, whoever decodes it will find.
+
+    Raises:
+        InputError: the processes do not start.
+    """
+    workers, threads = _Workers(Reading(max_pixels=max_pixels), seconds, command), available_cores()
+    tried = _in_order(workers, workers.tried, sources, threads, LOOK_AHEAD * threads)
+    return list(counted("decoding the images apart", tried, len(sources), progress))
+
+
+Result = TypeVar("Result")
+
+
+def _in_order(
+    workers: _Workers,
+    function: Callable[[Found], Result],
+    sources: Iterable[Found],
+    threads: int,
+    ahead: int,
+) -> Iterator[Result]:
+    results = in_order(function, sources, threads, ahead)
     try:  # not ``yield from``: whoever stops early must not wait for a process that hangs
         for result in results:  # noqa: UP028
             yield result
@@ -125,22 +159,35 @@ class _Worker:
 
 
 class _Workers:
-    """Processes that decode; as many as there are threads that ask at a time."""
+    """Processes that decode by ``rules``, see ``worker``; as many as there are threads that ask at a time."""
 
-    def __init__(self, preprocessing: Preprocessing, seconds: float, command: Sequence[str]) -> None:
-        self._preprocessing, self._seconds, self._command = preprocessing, seconds, command
+    def __init__(self, rules: Preprocessing | Reading, seconds: float, command: Sequence[str]) -> None:
+        self._rules, self._seconds, self._command = rules, seconds, command
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._all: list[_Worker] = []
         self._closed = False
 
-    def look_at(self, source: Found) -> Decoded | Unreadable:
+    def decoded(self, source: Found) -> Decoded | Unreadable:
         """The image, or why it cannot be read; raises InputError where no process starts."""
         if isinstance(source, Unreadable):
             return source
+
+        def read(answer: dict[str, Any], pixels: bytes) -> Decoded | Unreadable:
+            if "reason" in answer:
+                return Unreadable(source.name, str(answer["reason"]))
+            return understood(answer, source.name, source.path, pixels)
+
+        return self._asked(source, read)
+
+    def tried(self, source: Found) -> Found:
+        """The same, or what happens to a process that decodes it; raises InputError where none starts."""
+        return source if isinstance(source, Unreadable) else self._asked(source, lambda *_: source)
+
+    def _asked(self, source: Source, read: Callable[[dict[str, Any], bytes], Result]) -> Result | Unreadable:
         worker = self._take()
         try:
-            found = self._ask(worker, source)
+            found = self._ask(worker, source, read)
         except _Ended:
             return Unreadable(source.name, self._end_of(worker))
         self._idle.put(worker)
@@ -177,24 +224,27 @@ class _Workers:
             )
             self._all.append(worker)
         try:
-            worker.send((self._preprocessing, self._seconds))
+            worker.send((self._rules, self._seconds))
             worker.receive(_START_SECONDS)
         except _Ended as ended:
             raise InputError("the processes of --isolate do not start; try without it") from ended
         return worker
 
-    def _ask(self, worker: _Worker, source: Source) -> Decoded | Unreadable:
-        with ExitStack() as held:
-            worker.send(source)
-            answer, pixels = worker.receive(self._seconds)
-            if "needs" in answer:
-                held.enter_context(MEMORY_IN_FLIGHT.reserved(int(answer["needs"])))
+    def _ask(
+        self, worker: _Worker, source: Source, read: Callable[[dict[str, Any], bytes], Result]
+    ) -> Result:
+        worker.send(source)
+        answer, pixels = worker.receive(self._seconds)
+        for _ in range(_MOST_ASKED):
+            if "needs" not in answer:
+                break
+            with MEMORY_IN_FLIGHT.reserved(int(answer["needs"])):
                 worker.write(GO)
                 answer, pixels = worker.receive(self._seconds)
-        if "reason" in answer:
-            return Unreadable(source.name, str(answer["reason"]))
+        if "needs" in answer:
+            raise _Ended
         try:
-            return understood(answer, source.name, source.path, pixels)
+            return read(answer, pixels)
         except (ValueError, TypeError, KeyError) as error:
             raise _Ended from error
 

@@ -2,8 +2,9 @@
 
 It reads requests from standard input and answers on standard output, image by image. What it is sent was made
 by its parent; what it answers is numbers and text, since a decoder that a file has taken over may answer
-anything. It imports neither onnxruntime nor torch, and it does not outlive its parent: it ends with standard
-input, on Linux with the thread that started it, and a little after the time limit of an image in any case.
+anything. By a ``Reading`` instead of a ``Preprocessing`` it tries images and gives none. It imports neither
+onnxruntime nor torch, and it does not outlive its parent: it ends with standard input, on Linux with the
+thread that started it, and a little after the time limit of an image in any case.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from anomscan.errors import UnreadableImage
 from anomscan.files.storage import Identity
 from anomscan.images.budget import MEMORY_IN_FLIGHT
-from anomscan.images.decode import Decoded, Remarks, look_at
-from anomscan.images.find import Unreadable
+from anomscan.images.decode import FULL, Decoded, Remarks, look_at, opened
+from anomscan.images.find import Source, Unreadable
+from anomscan.images.glance import GLANCE
 from anomscan.images.memory import memory_limit
+from anomscan.types import Preprocessing, Reading
 
 LENGTH = struct.Struct(">Q")
 GO = b"g"
@@ -44,8 +48,9 @@ def main() -> None:
     settings = receive(requests)
     if settings is None:
         return
-    preprocessing, seconds = settings
-    _limit_memory(2 * memory_limit(preprocessing.reading.max_pixels) + _ROOM)
+    rules, seconds = settings
+    reading = rules if isinstance(rules, Reading) else rules.reading
+    _limit_memory(2 * memory_limit(reading.max_pixels) + _ROOM)
 
     def ask(amount: int) -> None:
         _alarm(0)
@@ -58,12 +63,12 @@ def main() -> None:
     _answer(answers, {"ready": True})
     while (source := receive(requests)) is not None:
         _alarm(seconds + _LATE)
-        found = look_at(source, preprocessing)
-        _alarm(0)
-        if isinstance(found, Unreadable):
-            _answer(answers, {"reason": found.reason.encode("utf-8", "backslashreplace").decode()})
+        if isinstance(rules, Reading):
+            answer, pixels = _tried(source, rules), b""
         else:
-            _answer(answers, _told(found), found.pixels.tobytes())
+            answer, pixels = _looked_at(source, rules)
+        _alarm(0)
+        _answer(answers, answer, pixels)
 
 
 def receive(requests: BinaryIO) -> Any:
@@ -80,6 +85,21 @@ def understood(answer: dict[str, Any], path: str, file: str, pixels: bytes) -> D
         **{name: type(getattr(Remarks, name))(value) for name, value in answer["remarks"].items()}
     )
     return Decoded(path, np.frombuffer(bytearray(pixels), np.uint8).reshape(shape), file, identity, remarks)
+
+
+def _looked_at(source: Source, preprocessing: Preprocessing) -> tuple[dict[str, Any], bytes]:
+    found = look_at(source, preprocessing)
+    if isinstance(found, Unreadable):
+        return {"reason": found.reason.encode("utf-8", "backslashreplace").decode()}, b""
+    return _told(found), found.pixels.tobytes()
+
+
+def _tried(source: Source, reading: Reading) -> dict[str, Any]:
+    """Decode an image whole, and at the scale of a small look; what is wrong with it does not matter here."""
+    for size in (FULL, (GLANCE, GLANCE)):
+        with suppress(UnreadableImage), opened(source.path, size, reading, source.page):
+            continue
+    return {"tried": True}
 
 
 def _told(found: Decoded) -> dict[str, Any]:

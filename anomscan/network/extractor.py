@@ -28,6 +28,8 @@ _LOAD_ERRORS = (
     ort_errors.RuntimeException,
 )
 
+_FATAL = 4
+"""What onnxruntime may print: its errors are raised, and on standard error they would come twice."""
 _RUN_ERRORS = (*_LOAD_ERRORS, ort_errors.EPFail, MemoryError, ValueError)
 
 IMAGE, PATCHES = "image", "patches"
@@ -69,7 +71,8 @@ class Extractor:
         check_graph(graph)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        options.log_severity_level = 4  # its errors are raised; on standard error they would come twice
+        options.log_severity_level = _FATAL
+        onnxruntime.set_default_logger_severity(_FATAL)  # what lies below a session has a logger of its own
         try:
             self._session = onnxruntime.InferenceSession(
                 os.fspath(graph), options, providers=_providers(device)

@@ -1,4 +1,8 @@
-"""The one way to score a set of images: a job in, an outcome out."""
+"""The one way to score a set of images: a job in, an outcome out.
+
+What few runs need, pictures, parts and processes that decode, is imported where it is needed: a script scores
+every few minutes, and half of a short run is its start.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from dataclasses import astuple, dataclass, field, replace
 from itertools import islice
 from time import monotonic
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,19 +20,14 @@ import anomscan
 from anomscan.errors import NoImages, UnreadableImage
 from anomscan.images.decode import decode_all
 from anomscan.images.find import Found, Search, Unreadable
-from anomscan.images.isolate import decode_all_apart
-from anomscan.images.overlay import source_size
 from anomscan.images.part import covered
-from anomscan.images.workpiece import PartRule
 from anomscan.model.model import Model
 from anomscan.model.whereabouts import Whereabouts
 from anomscan.pipeline import available_cores, counted
 from anomscan.report.evidence import MOST_UNREADABLE, Evidence
-from anomscan.report.heatmaps import Scale, regions, write_heatmaps
 from anomscan.report.summary import Summary
 from anomscan.screen.decide import check, decide, review
 from anomscan.screen.journal import Journal, Settings
-from anomscan.screen.parts import Parts
 from anomscan.screen.ranking import Before, Ranking
 from anomscan.screen.remarks import RemarkCounts
 from anomscan.screen.sample import Sample
@@ -37,6 +37,11 @@ from anomscan.stats.decision import UNDECIDED, Decision
 from anomscan.stats.drift import FEWEST, LARGEST_SAMPLE, Drift, drift
 from anomscan.text import now
 from anomscan.types import Box, Features, Outputs, Preprocessing, Progress
+
+if TYPE_CHECKING:
+    from anomscan.images.workpiece import PartRule
+    from anomscan.report.heatmaps import Scale
+    from anomscan.screen.parts import Parts
 
 MOST_HEATMAPS = 10_000
 """Pictures that are written where no number was asked for."""
@@ -198,6 +203,8 @@ class Outcome:
 
     def write_heatmaps(self, folder: str, top: int, progress: Progress) -> int:
         """Write pictures of the ``top`` images; where it was decided, of the anomalous ones. How many."""
+        from anomscan.report.heatmaps import write_heatmaps
+
         maps, scale = self.sample.maps(), scale_of(self.job.model)
         if scale is None:
             return 0
@@ -230,6 +237,8 @@ def run(job: ScoreJob, progress: Progress, journal: Journal | None = None) -> Ou
             _fill(outcome, screener, progress)
         outcome.calibration = screener.calibration
         if job.part_by is not None:
+            from anomscan.screen.parts import Parts
+
             outcome.parts = Parts(job.part_by, job.model, screener.calibration)
             outcome.ranking.gather(outcome.parts.judge)
             for rate, option in job.decision.rates:
@@ -251,6 +260,8 @@ def _fill(outcome: Outcome, screener: Screener, progress: Progress) -> None:
     if job.isolate is None:
         images = decode_all(sources, job.preprocessing, job.threads)
     else:
+        from anomscan.images.isolate import decode_all_apart
+
         images = decode_all_apart(sources, job.preprocessing, job.threads, job.isolate)
     for scored in screener.stream(counted("scoring", images, None, progress)):
         if isinstance(scored, Unreadable):
@@ -311,7 +322,11 @@ def drift_of(model: Model, calibration: Calibration, features: Features) -> Drif
 def scale_of(model: Model) -> Scale | None:
     """How hot distances look in pictures; None without patches."""
     info = model.manifest.patches
-    return Scale(info.dark, info.bright) if info else None
+    if info is None:
+        return None
+    from anomscan.report.heatmaps import Scale
+
+    return Scale(info.dark, info.bright)
 
 
 def regions_of(scored: Scored, model: Model) -> list[list[Box] | None] | None:
@@ -319,6 +334,9 @@ def regions_of(scored: Scored, model: Model) -> list[list[Box] | None] | None:
     maps, scale, reading = scored.outputs.maps, scale_of(model), model.manifest.preprocessing.reading
     if maps is None or scale is None:
         return None
+    from anomscan.images.overlay import source_size
+    from anomscan.report.heatmaps import regions
+
     found: list[list[Box] | None] = []
     for image, distances in zip(scored.images, maps.distances, strict=True):
         boxes: list[Box] | None = []

@@ -78,10 +78,11 @@ def test_every_option_arrives(
         "--budget": "50",
         "--patches": "200",
         "--defect": "12px",
+        "--decode-limit": "8",
         "--wait": "4",
     }
     excluded = ("--exclude", "a*", "--exclude", "b")
-    done = run("adapt", "normal", *(part for pair in given.items() for part in pair), *excluded)
+    done = run("adapt", "normal", *(part for pair in given.items() for part in pair), *excluded, "--isolate")
     assert done.returncode == 0
     options = AdaptOptions(
         "hsc", BackboneChoice("resnet18", "w.pth", 96), "o", "r", "mean", 7, 9.5, 3, "cpu", 1.5e9
@@ -91,7 +92,7 @@ def test_every_option_arrives(
     assert say is message
     assert (root, folder, chosen) == ("normal", "m", options)
     assert (rule, reduce, wait) == (HoldOut(0.3, "folder"), "coreset:9", 4.0)
-    assert gathering == Gathering(("a*", "b"), "0:4095", 123, "1,2,3,4", "m.png")
+    assert gathering == Gathering(("a*", "b"), "0:4095", 123, "1,2,3,4", "m.png", isolate=8.0)
     assert done.stderr.decode().splitlines() == [
         "wrote m: pretrained features, 10 normals",
         "10 more are held out: p-values from 0.091 up",

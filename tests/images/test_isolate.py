@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -9,12 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from anomscan.adapt.options import AdaptOptions, BackboneChoice
 from anomscan.errors import InputError
+from anomscan.fit.adapt import adapt
+from anomscan.fit.look import Gathering
 from anomscan.images.decode import Decoded, decode_all
 from anomscan.images.find import Found, Source, Unreadable, find
-from anomscan.images.isolate import decode_all_apart
+from anomscan.images.isolate import decode_all_apart, sifted
+from anomscan.model.folder import read_manifest
 from anomscan.types import Preprocessing
-from tests.conftest import Run, draw
+from tests.conftest import REPOSITORY, Run, draw
 
 PREPROCESSING = Preprocessing(64, 64, "bicubic", (0.0,) * 3, (1.0,) * 3)
 HOSTILE = """
@@ -101,6 +106,60 @@ def test_a_crash_and_a_hang_cost_a_row_each(images: Path) -> None:
     assert not children()
 
 
+def test_what_crashes_or_hangs_is_sifted_out_and_nothing_else(images: Path) -> None:
+    add_hostile(images, "crash", "hang")
+    sources: list[Found] = [*find([str(images)]), Unreadable("gone", "why")]
+    progress: list[int] = []
+    found = sifted(sources, 1.5, 10**9, lambda _, done, *__: progress.append(done), command())
+    assert len(found) == len(progress) == 17
+    reasons = {Path(one.path).stem: one.reason for one in found if isinstance(one, Unreadable)}
+    assert reasons == {
+        "crash": "decoding it ends the process that does so (SIGSEGV)",
+        "hang": "decoding it takes longer than 1.5 s; see --decode-limit",
+        "gone": "why",
+    }
+    assert [one for one in found if isinstance(one, Source)] == [
+        one for one in sources if Path(one.path).stem not in reasons
+    ]
+    assert not children()
+
+
+def test_what_crashes_at_one_scale_only_is_sifted_out(tmp_path: Path) -> None:
+    draw(0, side=800).save(tmp_path / "whole.jpg")
+    draw(0, side=800).save(tmp_path / "reduced.jpg")
+    of_scales = f"""
+{HOSTILE}
+def choosy(self):
+    name = os.path.basename(getattr(self.fp, "name", ""))
+    if name.startswith("whole") == (self.size == (800, 800)):
+        os.abort()
+    return load(self)
+ImageFile.ImageFile.load = choosy
+from anomscan.images.worker import main
+main()
+"""
+    found = sifted(list(find([str(tmp_path)])), 30.0, 10**9, command=(sys.executable, "-c", of_scales))
+    reasons = [one.reason for one in found if isinstance(one, Unreadable)]
+    assert reasons == ["decoding it ends the process that does so (SIGABRT)"] * 2
+
+
+def test_a_process_that_asks_for_memory_again_and_again_is_ended(images: Path) -> None:
+    greedy = """
+import sys
+from anomscan.images.worker import _answer, receive
+requests, answers = sys.stdin.buffer, sys.stdout.buffer
+receive(requests)
+_answer(answers, {"ready": True})
+while receive(requests) is not None:
+    while True:
+        _answer(answers, {"needs": 1})
+        requests.read(1)
+"""
+    sources: list[Found] = [Source(str(images / "00.png"))]
+    (found,) = sifted(sources, 30.0, 10**9, command=(sys.executable, "-c", greedy))
+    assert found == Unreadable(sources[0].path, "decoding it ends the process that does so (SIGKILL)")
+
+
 def test_whoever_stops_early_does_not_wait_for_a_hang(images: Path) -> None:
     add_hostile(images, "0hang", "hang")
     found = decode_all_apart(find([str(images)]), PREPROCESSING, 2, 60.0, command())
@@ -120,20 +179,85 @@ def test_processes_that_do_not_start_end_the_run(images: Path) -> None:
         )
 
 
-def test_score_isolate_survives_what_kills_a_run_without(
-    model_folder: Path, images: Path, run: Run, tmp_path: Path
-) -> None:
-    add_hostile(images, "crash")
+@pytest.fixture
+def hostile(run: Run, tmp_path: Path) -> Run:
+    """The command line with that decoder, in the process itself and in those that it starts."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(HOSTILE)
-    environment = {"PYTHONPATH": os.pathsep.join((str(tmp_path / "site"), str(Path(__file__).parents[2])))}
+    path = os.pathsep.join((str(tmp_path / "site"), str(REPOSITORY)))
+    return lambda *arguments: run(*arguments, PYTHONPATH=path)
+
+
+def test_score_isolate_survives_what_kills_a_run_without(
+    model_folder: Path, images: Path, hostile: Run
+) -> None:
+    add_hostile(images, "crash")
     asked = ("score", images, "--model", model_folder)
-    assert run(*asked, **environment).returncode < 0
-    done = run(*asked, "--isolate", **environment)
+    assert hostile(*asked).returncode < 0
+    done = hostile(*asked, "--isolate")
     assert done.returncode == 3
     rows = done.stdout.decode().splitlines()
     assert len(rows) == 1 + 15
     assert [row for row in rows if "crash.png" in row] == [
         f",{images}/crash.png,,,,,decoding it ends the process that does so (SIGSEGV)"
     ]
-    assert run(*asked, "--decode-limit", "3").returncode == 2
+    assert hostile(*asked, "--decode-limit", "3").returncode == 2
+
+
+CRASHES, HANGS = (
+    "decoding it ends the process that does so (SIGSEGV)",
+    "decoding it takes longer than 2 s; see --decode-limit",
+)
+APART = ("--isolate", "--decode-limit", "2")
+
+
+def test_index_isolate_leaves_out_what_kills_a_run_without(
+    model_folder: Path, images: Path, hostile: Run, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(model_folder, tmp_path / "model"))
+    (images / "text.png").unlink()
+    before = hostile("index", images, "--model", model)
+    assert before.returncode == 0
+    whole = read_manifest(str(model)).files
+    add_hostile(images, "crash", "hang")
+    assert hostile("index", images, "--model", model, "--max-pixels", "100000").returncode < 0
+    done = hostile("index", images, "--model", model, *APART)
+    assert done.returncode == 3
+    said = done.stderr.decode().splitlines()
+    assert said[:2] == [f"skipped {images}/crash.png: {CRASHES}", f"skipped {images}/hang.png: {HANGS}"]
+    found = read_manifest(str(model))
+    assert (found.data.images, found.data.unreadable) == (10, 2)  # and three are held out
+    assert found.files["extractor"] == whole["extractor"]
+
+    more = tmp_path / "more"
+    more.mkdir()
+    add_hostile(more, "crash", "fine")
+    assert hostile("index", "--add", more, "--model", model).returncode < 0
+    added = hostile("index", "--add", more, "--model", model, *APART)
+    assert (added.returncode, added.stderr.decode().splitlines()[0]) == (
+        3,
+        f"skipped {more}/crash.png: {CRASHES}",
+    )
+    assert [Path(path).name for path in read_manifest(str(model)).changes[-1].paths] == ["fine.png"]
+
+
+def test_adapt_isolate_decodes_all_its_folders_apart_first(
+    small: BackboneChoice, images: Path, others: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the decoder of another process only, so that this one goes on where it should have died."""
+    (tmp_path / "sitecustomize.py").write_text(HOSTILE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    add_hostile(images, "crash", "hang")
+    apart: list[int | None] = []
+
+    def progress(what: str, done: int, total: int | None, _: str) -> None:
+        if what == "decoding the images apart" and done == total:
+            apart.append(total)
+
+    options = AdaptOptions("panda-oe", small, outliers=str(others), steps=1)
+    gathering = Gathering(isolate=2.0)
+    fitted = adapt(str(images), str(tmp_path / "model"), options, progress, gathering=gathering)
+    reasons = {Path(image.path).stem: image.reason for image in fitted.unreadable}
+    assert reasons.pop("text").startswith("not an image")
+    assert reasons == {"crash": CRASHES, "hang": HANGS}
+    assert apart == [16, 12]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from anomscan.images.find import Unreadable
 from anomscan.model.model import Model
 from anomscan.network.extractor import BATCH, Batch, Extractor
 from anomscan.types import Outputs, Pixels
-from tests.conftest import SIZE, draw
+from tests.conftest import REPOSITORY, SIZE, draw
 
 
 def images(count: int) -> list[Decoded]:
@@ -154,3 +156,32 @@ def test_cuda_is_taken_where_there_is_some(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(ModelDamaged):
             Extractor(file, 1, device)
     assert asked == [both, both, both[1:]]
+
+
+NO_MEMORY = """
+import sys
+from pathlib import Path
+import numpy as np
+from anomscan.errors import ModelDamaged
+from anomscan.network.extractor import Extractor
+
+try:
+    Extractor(Path(sys.argv[1]), 1).run(np.zeros((1, 2, 2, 3), np.uint8))
+except ModelDamaged as error:
+    print(error)
+"""
+
+
+def test_what_a_graph_cannot_have_is_said_once(tmp_path: Path) -> None:
+    """onnxruntime would print besides that it cannot have so much memory."""
+    file = graph(tmp_path / "g.onnx", "before")
+    whole = onnx.load(file)
+    whole.graph.node.append(helper.make_node("Expand", ["before", "huge"], ["image"]))
+    shape = [1 << 30, 1 << 29, 1, 1, 1, 1]  # its bytes are more than a number
+    whole.graph.initializer.append(helper.make_tensor("huge", TensorProto.INT64, [6], shape))
+    whole.graph.output[0].name = "image"
+    whole.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(whole, file)
+    done = subprocess.run([sys.executable, "-c", NO_MEMORY, file], capture_output=True, cwd=REPOSITORY)
+    assert done.stdout.startswith(b"the extractor fails on (1, 2, 2, 3) pixels: ")
+    assert done.stderr == b""

@@ -12,13 +12,13 @@ import pytest
 from anomscan.adapt.options import FocusChoice
 from anomscan.errors import CalibrationTooSmall, GalleryTooSmall, NoImages, UnreadableImage, UsageError
 from anomscan.fit.index import IndexOptions, index
+from anomscan.images import overlay
 from anomscan.images.decode import decode
 from anomscan.images.find import Source, Unreadable, find
 from anomscan.model.manifest import ALL
 from anomscan.model.model import Model, read_model
 from anomscan.report.rows import Row
 from anomscan.scoring.patches import averages, peaks
-from anomscan.screen import run as run_module
 from anomscan.screen.decide import decide
 from anomscan.screen.run import Outcome, ScoreJob, run, scale_of
 from anomscan.screen.screener import Screener
@@ -260,7 +260,7 @@ def test_of_an_image_that_has_gone_it_is_not_known_where(
     def gone(path: str) -> tuple[int, int]:
         raise UnreadableImage(path)
 
-    monkeypatch.setattr(run_module, "source_size", gone)
+    monkeypatch.setattr(overlay, "source_size", gone)
     row = ranked(patchy, stained / "2.png")[0]
     assert (row.regions, row.error) == (None, None)
 
