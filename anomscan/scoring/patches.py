@@ -200,8 +200,11 @@ class PatchGallery(NormalPatches):
     @classmethod
     def load(cls, files: Mapping[str, Path]) -> PatchGallery:
         """Read it back; nothing in the files is executed. Raises ModelDamaged where they do not fit."""
-        gallery, arrays = Gallery.load(files[PATCHES]), read_arrays(files[PLACES])
-        name = files[PLACES].name
+        return cls.fitting(Gallery.load(files[PATCHES]), read_arrays(files[PLACES]), files[PLACES].name)
+
+    @classmethod
+    def fitting(cls, gallery: Gallery, arrays: Arrays, name: str) -> PatchGallery:
+        """A search with what a file, ``name``, says of its patches; raises ModelDamaged where they differ."""
         paths, grid = read_origin(arrays, name)
         images, places = (_whole_numbers(arrays, array, name) for array in ("images", "places"))
         fits = images.shape == (len(gallery),) and places.shape == (len(gallery), 2)

@@ -33,7 +33,7 @@ def parsed(data: object) -> Manifest:
 
 
 def test_the_manifest_is_plain_json_with_checksums(data: Data) -> None:
-    assert (data["schema"], SCHEMA) == (1, 2)
+    assert (data["schema"], SCHEMA) == (1, 3)
     assert data["preprocessing"]["height"] == 64
     assert {len(file["sha256"]) for file in data["files"].values()} == {64}
     assert data["versions"].keys() >= {"python", "onnxruntime", "torch", "timm"}
@@ -119,9 +119,9 @@ def test_a_broken_manifest(content: bytes) -> None:
 
 def test_a_newer_model(data: Data) -> None:
     with pytest.raises(ModelTooNew, match=r"^m was written by a newer anomscan \(9\.0\); upgrade"):
-        parsed({"schema": 3, "anomscan": "9.0", "else": data})
+        parsed({"schema": 4, "anomscan": "9.0", "else": data})
     with pytest.raises(ModelTooNew, match="of unknown version"):
-        parsed({"schema": 3})
+        parsed({"schema": 4})
 
 
 def test_what_a_newer_version_of_this_schema_adds_is_passed_over(data: Data) -> None:
