@@ -223,7 +223,7 @@ def rejects_info(rejects: Rejects | None) -> RejectInfo | None:
     """What the manifest records of rejects, if there are any."""
     if rejects is None:
         return None
-    return RejectInfo(len(rejects), 0 if rejects.patches is None else len(rejects.patches))
+    return RejectInfo(len(rejects), 0 if rejects.counting is None else len(rejects.counting))
 
 
 def on_suspects(folder: str, manifest: Manifest) -> list[str]:

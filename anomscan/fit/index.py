@@ -99,7 +99,7 @@ def index(
         scorer = make_scorer(info, network.learnt)
         before = manifest.patches.most if manifest is not None and manifest.patches else None
         most = options.focus.most or before
-        rejects = carried(folder, manifest, network, scorer) if manifest is not None else None
+        rejects = carried(folder, manifest, network, scorer, normals) if manifest is not None else None
         fitted = build_from(draft, network, scorer, normals, progress, reduction, most, rejects)
         return replace(fitted, notes=[*fitted.notes, *notes])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from anomscan.errors import InputError, ModelError, NoImages, UsageError
 from anomscan.fit.build import Fitted, notes, rejects_info
 from anomscan.fit.embed import Embedded, embed
 from anomscan.fit.held_out import HeldOut
+from anomscan.fit.normals import Normals
 from anomscan.images.find import find
 from anomscan.images.overlay import source_size
 from anomscan.images.part import covered
@@ -27,16 +29,16 @@ from anomscan.model.model import Model, read_model
 from anomscan.network.network import Network
 from anomscan.pipeline import available_cores
 from anomscan.scoring.bank import Patches, joined
-from anomscan.scoring.base import Scorer
+from anomscan.scoring.base import Scorer, read_arrays
 from anomscan.scoring.focused import Focused
-from anomscan.scoring.patches import PatchGallery
-from anomscan.scoring.rejects import MOST, REJECTS, Rejects, gathered, odd_places
+from anomscan.scoring.patches import PLACES, read_origin
+from anomscan.scoring.rejects import MOST, REJECTS, Rejects, odd_places, odd_places_apart
 from anomscan.stats.calibration import CALIBRATION
 from anomscan.text import many, now, printable
 from anomscan.types import Box, Features, Progress, Reading
 
-_BEYOND = 1.0
-"""Standard deviations above the usual peak of a normal from which on a patch is odd."""
+_BEYOND = 2.0
+"""Standard deviations above the usual peak of a normal from which on a patch is odd; chosen as the weight."""
 
 
 def reject(
@@ -73,13 +75,16 @@ def reject(
             raise UsageError(
                 "the model looks at whole images, so that a place tells it nothing; leave --box out"
             )
-        odd = _OddPatches(model, box) if isinstance(model.scorer, Focused) else None
-        take, rules = [odd.add] if odd is not None else [], model.manifest.preprocessing
+        odd, rules, known = None, model.manifest.preprocessing, model.calibration
+        if isinstance(model.scorer, Focused):
+            apart = known.apart(model.normals).paths if known is not None and known.gallery else None
+            odd = OddPatches(model.scorer, apart, box, rules.reading)
+        take = [odd.add] if odd is not None else []
         images = embed("embedding", os.curdir, sources, model.extractor, rules, progress, take)
         _check_no_normals(model, images)
         new = Rejects(images.paths, images.outputs.image)
         if odd is not None:
-            new = replace(new, patches=odd.gathered())
+            new = odd.of(new)
         before = model.scorer.rejects and model.scorer.rejects.without(set(images.paths))
         rejects = new if before is None else before.and_(new)
         if len(rejects) > MOST:
@@ -88,7 +93,7 @@ def reject(
                 "unlike each other"
             )
         written = _commit(draft, model, rejects, Change(now(), "rejected", images.paths))
-        return Fitted(written, images.unreadable, notes(draft))
+        return Fitted(written, images.unreadable, [*_on_oddness(new), *notes(draft)])
 
 
 def unreject(paths: list[str], folder: str, wait: float = 0.0) -> Fitted:
@@ -112,6 +117,20 @@ def unreject(paths: list[str], folder: str, wait: float = 0.0) -> Fitted:
         left = rejects and rejects.without(gone)
         written = _commit(draft, model, left, Change(now(), "unrejected", sorted(gone)))
         return Fitted(written, [], notes(draft))
+
+
+def _on_oddness(rejects: Rejects) -> list[str]:
+    """What the user should know of rejects of which no patch counts."""
+    if rejects.patches is None:
+        return []
+    known = set(rejects.patches.images[rejects.owners < 0].tolist())
+    if not (without := [path for i, path in enumerate(rejects.paths) if i not in known]):
+        return []
+    return [
+        f"{many(len(without), 'reject has', 'rejects have')} no patch that stands out among normal ones, "
+        f"{printable(without[0])} for one: only what is like the whole image scores higher; show where the "
+        "defect is with --box X,Y,W,H"
+    ]
 
 
 def _commit(draft: ModelDraft, model: Model, rejects: Rejects | None, change: Change) -> Manifest:
@@ -152,34 +171,59 @@ def _check_no_normals(model: Model, images: Embedded) -> None:
     )
 
 
-class _OddPatches:
-    """Gathers those patches of rejects, image after image, that they are known by."""
+class OddPatches:
+    """Gathers those patches of rejects, image after image, that they are known by.
 
-    def __init__(self, model: Model, box: Box | None) -> None:
-        scorer = model.scorer
-        assert isinstance(scorer, Focused)  # noqa: S101 - others have no patches of rejects
+    Args:
+        scorer: what compares patches with those of the normals.
+        numbers: where all normals calibrate, the number of each by its path: they leave the gallery together.
+        box: where the defect is, in pixels of the image.
+        reading: what of the image is looked at.
+    """
+
+    def __init__(
+        self, scorer: Focused, numbers: Mapping[str, int] | None, box: Box | None, reading: Reading
+    ) -> None:
         peak = scorer.patch_info.peak
-        self._patches, self._limit = scorer.patches, math.exp(peak.mean + _BEYOND * peak.deviation)
-        self._box, self._reading = box, model.manifest.preprocessing.reading
+        self._normals, self._limit = scorer.patches, math.exp(peak.mean + _BEYOND * peak.deviation)
+        self._box, self._reading = box, reading
+        self._sets = None
+        if numbers is not None:
+            self._sets = np.array([numbers.get(path, -1) for path in self._normals.paths], np.int64)
         self._parts: list[Patches] = []
-        self._paths: list[str] = []
+        self._owners: list[NDArray[np.int64]] = []
+        self._images = 0
 
     def add(self, patches: Features, paths: list[str]) -> None:
         """Take those of n images, (n, rows, columns, C)."""
-        distances = self._patches.maps(patches).distances
-        for image, away, path in zip(patches, distances, paths, strict=True):
-            inside = None
+        for image, path in zip(patches, paths, strict=True):
+            grid, inside = image.shape[:2], None
             if self._box is not None:
-                inside = cells_under(self._box, path, self._reading, away.shape)
-            places = odd_places(away, self._limit, inside)
-            cells = np.stack(np.unravel_index(places, away.shape), axis=1).astype(np.int16)
-            own = np.full(len(places), len(self._paths), np.int32)
+                inside = cells_under(self._box, path, self._reading, grid)
+            maps = self._normals.maps(image[None])
+            if self._sets is None:
+                places, hidden = odd_places(maps.distances[0], self._limit, inside), np.empty(0, np.int64)
+            else:
+                owners = self._sets[self._normals.images[maps.nearest[0].ravel()]]
+                others = self._normals.nearest_others(image, owners, self._sets).reshape(grid)
+                places, hidden = odd_places_apart(maps.distances[0], others, self._limit, inside)
+            nearest = self._normals.images[maps.nearest[0].ravel()[hidden]]
+            self._owners += [np.full(len(places), -1, np.int64), nearest.astype(np.int64)]
+            places = np.concatenate([places, hidden])
+            cells = np.stack(np.unravel_index(places, grid), axis=1).astype(np.int16)
+            own = np.full(len(places), self._images, np.int32)
             self._parts.append(Patches(image.reshape(-1, image.shape[-1])[places], own, cells))
-            self._paths.append(path)
+            self._images += 1
 
-    def gathered(self) -> PatchGallery:
-        """All of them."""
-        return gathered(joined(self._parts), self._paths, self._patches.grid)
+    def of(self, rejects: Rejects) -> Rejects:
+        """The rejects with what was gathered of them."""
+        owners = np.concatenate(self._owners)
+        named, numbers = np.unique(owners[owners >= 0], return_inverse=True)
+        owners[owners >= 0] = numbers
+        normals = [self._normals.paths[row] for row in named]
+        return replace(
+            rejects, patches=joined(self._parts), grid=self._normals.grid, owners=owners, normals=normals
+        )
 
 
 def cells_under(box: Box, path: str, reading: Reading, grid: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -220,27 +264,52 @@ def _under(start: int, end: int, first: int, length: int, cells: int) -> NDArray
     return np.asarray((edges[:-1] < end) & (edges[1:] > start))
 
 
-def carried(folder: str, manifest: Manifest, network: Network, scorer: Scorer) -> Rejects | None:
-    """The rejects of a model whose index is built anew, if it has any.
+def carried(
+    folder: str, manifest: Manifest, network: Network, scorer: Scorer, normals: Normals
+) -> Rejects | None:
+    """The rejects of a model whose index is built anew of ``normals``, if it has any.
 
     Raises:
-        UsageError: the new model looks at images in another way, or cannot learn from rejects.
+        UsageError: the new model looks at images in another way, or cannot learn from rejects, or normals
+            calibrate by which the odd patches of the rejects were chosen.
         ModelDamaged: they cannot be read.
     """
     if manifest.rejects is None:
         return None
     old, new = manifest.preprocessing, network.preprocessing
-    kept = replace(new, reading=replace(new.reading, constant_tail=old.reading.constant_tail))
-    kept = replace(kept, reading=replace(kept.reading, max_pixels=old.reading.max_pixels))
-    alike = (kept, network.int8, network.focus.looks) == (old, manifest.int8, manifest.focus.looks)
+    reading = replace(new.reading, constant_tail=old.reading.constant_tail, max_pixels=old.reading.max_pixels)
+    alike = (replace(new, reading=reading), network.int8, network.focus.looks) == (
+        old,
+        manifest.int8,
+        manifest.focus.looks,
+    )
     why = scorer.why_no_rejects()
-    if why is not None or not alike:
-        why = why or "they were embedded by a network that looks at images in another way"
+    if why is None and not alike:
+        why = "they were embedded by a network that looks at images in another way"
+    if why is None and _chosen_by(folder, manifest, normals):
+        why = "their odd patches were chosen by normals that would calibrate now, and p-values would not hold"
+    if why is not None:
         raise UsageError(
             f"the model has {many(manifest.rejects.images, 'reject', 'rejects')}, and the new index cannot "
             f"keep them: {why}; take them out with 'anomscan index --unreject', or name another --model"
         )
     return Rejects.load(verified(folder, manifest, REJECTS))
+
+
+def _chosen_by(folder: str, manifest: Manifest, normals: Normals) -> bool:
+    """Whether some that calibrate now had patches in the gallery by which those of rejects were chosen.
+
+    Where all normals calibrated and all do again, each is compared with what was chosen without it.
+    """
+    calibration, everyone = manifest.calibration, normals.rule.is_all
+    if manifest.patches is None or (everyone and calibration is not None and calibration.rule.is_all):
+        return False
+    file = verified(folder, manifest, PLACES)
+    known, _ = read_origin(read_arrays(file), file.name)
+    before = {os.path.relpath(path, manifest.data.root) for path in known}
+    calibrating = normals.sources if everyone else normals.held_out
+    root = os.path.abspath(normals.root)
+    return any(os.path.relpath(os.path.abspath(source.path), root) in before for source in calibrating)
 
 
 def left_behind(folder: str) -> list[str]:

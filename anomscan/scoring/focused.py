@@ -17,7 +17,7 @@ from anomscan.scoring.info import GalleryInfo, PatchInfo, Spread
 from anomscan.scoring.patched import SMALLEST, UNKNOWN, Patched
 from anomscan.scoring.patches import PatchGallery, averages, in_peak, peaks
 from anomscan.scoring.reduction import Reduction
-from anomscan.scoring.rejects import Rejects, raised, raised_graph, raised_maps
+from anomscan.scoring.rejects import PATCH_MARGIN, Rejects, raised, raised_graph, raised_maps
 from anomscan.types import Features, Outputs, PatchMaps
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ class Focused(Patched[PatchGallery]):
         """Compare with these from now on, whole images and patches."""
         self.image.reject(rejects)
         if rejects is not None:
-            held = rejects.patches
-            if held is None or (held.grid, held.gallery.dim) != (self.patches.grid, self.patches.gallery.dim):
+            held, own = rejects.patches, self.patches
+            if held is None or (rejects.grid, held.features.shape[1]) != (own.grid, own.gallery.dim):
                 raise ModelDamaged("the rejects of the model do not go with its patches; adapt again")
         self.rejects = rejects
 
@@ -77,7 +77,7 @@ class Focused(Patched[PatchGallery]):
 
     @property
     def _rejected(self) -> PatchGallery | None:
-        return None if self.rejects is None else self.rejects.patches
+        return None if self.rejects is None else self.rejects.counting
 
     def origin(self, position: int) -> tuple[str, int, int]:
         """See there; positions behind those of the normals' patches are of rejects."""
@@ -120,11 +120,22 @@ class Focused(Patched[PatchGallery]):
             raise ModelDamaged("the extractor gives no patches and the model scores by them; adapt again")
         known = np.array([apart.paths.get(path, -1) for path in self.patches.paths], np.int64)
         distances = self.patches.maps_apart(apart.own, known, outputs.patches, apart.metric)
-        if self._rejected is not None:
-            none, others = np.zeros_like(apart.own), np.ones(len(self._rejected.paths), np.int64)
-            near = self._rejected.maps_apart(none, others, outputs.patches, apart.metric)
-            distances = raised(distances, near)
+        if self.rejects is not None:
+            distances = self._raised_apart(distances, self.rejects, outputs.patches, apart)
         return self._both(self._of_patches(distances), self.image.apart(outputs, k, apart))
+
+    def _raised_apart(
+        self, distances: Features, rejects: Rejects, patches: Features, apart: Apart
+    ) -> Features:
+        """Distances of normals to the others beside rejects, by what counts for each of them."""
+        found = distances.copy()
+        for number in np.unique(apart.own):
+            near, rows = rejects.beside(apart.paths, int(number)), np.flatnonzero(apart.own == number)
+            if near is not None:
+                none, others = np.zeros(len(rows), np.int64), np.ones(len(near.paths), np.int64)
+                away = near.maps_apart(none, others, patches[rows], apart.metric)
+                found[rows] = raised(distances[rows], away, PATCH_MARGIN)
+        return found
 
     def _of_patches(self, distances: Features) -> Features:
         peak = _standard(peaks(distances), self.patch_info.peak)
@@ -161,7 +172,7 @@ class Focused(Patched[PatchGallery]):
         distances = self.patches.graph(graph, patches)
         if self._rejected is None:
             return distances
-        return raised_graph(graph, distances, self._rejected.graph(graph, patches))
+        return raised_graph(graph, distances, self._rejected.graph(graph, patches), PATCH_MARGIN)
 
     def searched_exactly(self) -> Scorer:
         """The scorer of whole images and the patches, both."""

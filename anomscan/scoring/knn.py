@@ -10,7 +10,7 @@ from anomscan.errors import GalleryTooSmall, ModelDamaged
 from anomscan.scoring.base import Apart, Scorer, cosine_or_euclidean, knn_score
 from anomscan.scoring.gallery import Gallery
 from anomscan.scoring.info import ScorerInfo
-from anomscan.scoring.rejects import Rejects, raised, raised_graph
+from anomscan.scoring.rejects import IMAGE_MARGIN, Rejects, raised, raised_graph
 from anomscan.types import Features, Outputs, Rows
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Knn(Scorer):
     def _raised(self, scores: Features, features: Features, k: int) -> Features:
         if self._rejected is None:
             return scores
-        return raised(scores, k * self._rejected.search(features, 1)[0][:, 0])
+        return raised(scores, k * self._rejected.search(features, 1)[0][:, 0], IMAGE_MARGIN)
 
     def score_and_nearest(self, outputs: Outputs, k: int) -> tuple[Features, Rows]:
         """Both from the same neighbours."""
@@ -97,4 +97,4 @@ class Knn(Scorer):
         if self._rejected is None:
             return score
         nearest = graph.shaped(self._rejected.graph(graph, outputs.image, 1)[0], -1)
-        return raised_graph(graph, score, graph.add("Mul", nearest, float(self.info.k)))
+        return raised_graph(graph, score, graph.add("Mul", nearest, float(self.info.k)), IMAGE_MARGIN)

@@ -169,6 +169,22 @@ class PatchGallery(NormalPatches):
             into[:] = nearest.reshape(into.shape)
         return found
 
+    def nearest_others(self, patches: Features, own: NDArray[np.int64], sets: NDArray[np.int64]) -> Features:
+        """Distances of the patches of an image, (rows, columns, C), to the nearest that are not of a set.
+
+        Args:
+            patches: of any image.
+            own: (rows columns,) the set of each patch.
+            sets: a number for each of ``paths``.
+
+        Returns:
+            (rows columns,) float32; infinite where none of the nearest ``_OTHERS`` is of another set.
+        """
+        distances, rows = self.gallery.search(patches.reshape(-1, patches.shape[-1]), min(_OTHERS, len(self)))
+        others = (sets[self.images[rows]] != own[:, None]) & (rows >= 0)
+        found: Features = np.where(others, distances, np.float32(np.inf)).min(axis=1)
+        return found
+
     def _to_others(
         self, patches: Features, which: NDArray[np.bool_], metric: Features | None = None
     ) -> Features:

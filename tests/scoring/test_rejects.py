@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,15 @@ from anomscan.scoring.base import Apart
 from anomscan.scoring.focused import Focused
 from anomscan.scoring.gallery import Gallery
 from anomscan.scoring.knn import Knn
-from anomscan.scoring.patches import in_peak
+from anomscan.scoring.patches import PatchGallery
 from anomscan.scoring.registry import SCORERS, make_scorer, parse_scorer
 from anomscan.scoring.rejects import (
-    MARGIN,
+    IMAGE_MARGIN,
     MOST_PATCHES,
     WEIGHT,
     Rejects,
-    gathered,
     odd_places,
+    odd_places_apart,
     raised,
     raised_graph,
 )
@@ -30,6 +31,8 @@ from tests.scoring.graphs import computed
 from tests.scoring.test_focused import SIDE, defective, images
 from tests.scoring.test_focused import fitted as fitted_to_patches
 
+MARGIN = 0.8
+
 
 def of(outputs: Outputs, place: tuple[int, int] = (2, 3)) -> Rejects:
     """Rejects that are known by one patch each, or, without patches, as whole images."""
@@ -39,7 +42,7 @@ def of(outputs: Outputs, place: tuple[int, int] = (2, 3)) -> Rejects:
     own = np.arange(len(outputs), dtype=np.int32)
     places = np.tile(np.array(place, np.int16), (len(outputs), 1))
     patches = Patches(np.ascontiguousarray(outputs.patches[:, *place]), own, places)
-    return Rejects(paths, outputs.image, gathered(patches, paths, (SIDE, SIDE)))
+    return Rejects(paths, outputs.image, patches, (SIDE, SIDE), np.full(len(own), -1, np.int64))
 
 
 def knn(spelled: str = "knn") -> Knn:
@@ -51,8 +54,10 @@ def knn(spelled: str = "knn") -> Knn:
 def test_only_what_is_nearer_to_a_reject_than_to_the_normals_counts_for_more() -> None:
     distances = np.array([1, 1, 1, 1], np.float32)
     to_rejects = np.array([0, 0.5 / MARGIN, 1 / MARGIN, 9], np.float32)
-    np.testing.assert_allclose(raised(distances, to_rejects), [1 + WEIGHT, 1 + WEIGHT / 2, 1, 1], rtol=1e-6)
-    np.testing.assert_array_equal(raised(distances, to_rejects)[2:], distances[2:])
+    np.testing.assert_allclose(
+        raised(distances, to_rejects, MARGIN), [1 + WEIGHT, 1 + WEIGHT / 2, 1, 1], rtol=1e-6
+    )
+    np.testing.assert_array_equal(raised(distances, to_rejects, MARGIN)[2:], distances[2:])
 
 
 def test_what_is_farther_from_the_normals_never_scores_lower_for_that() -> None:
@@ -60,19 +65,19 @@ def test_what_is_farther_from_the_normals_never_scores_lower_for_that() -> None:
     generator = np.random.default_rng(0)
     near, by = generator.random((2, 500), np.float32)
     to_rejects = generator.random(500, np.float32)
-    assert (raised(near + by, to_rejects) >= raised(near, to_rejects)).all()
-    assert (raised(near, to_rejects) >= near).all()
+    assert (raised(near + by, to_rejects, MARGIN) >= raised(near, to_rejects, MARGIN)).all()
+    assert (raised(near, to_rejects, MARGIN) >= near).all()
 
 
 def test_a_graph_raises_as_much(tmp_path: Path) -> None:
     distances, to_rejects = np.random.default_rng(0).random((2, 50, 3)).astype(np.float32)
     found = computed(
-        lambda graph, outputs: raised_graph(graph, outputs.image, str(outputs.distances)),
+        lambda graph, outputs: raised_graph(graph, outputs.image, str(outputs.distances), MARGIN),
         tmp_path,
         distances,
         to_rejects,
     )
-    np.testing.assert_allclose(found, raised(distances, to_rejects), rtol=1e-6)
+    np.testing.assert_allclose(found, raised(distances, to_rejects, MARGIN), rtol=1e-6)
 
 
 @pytest.mark.parametrize("spelled", ["knn", "knn-euclidean"])
@@ -86,7 +91,7 @@ def test_images_like_a_reject_score_higher_and_all_others_what_they_did(spelled:
     after = scorer.score(queries, 2)
     assert (after[:4] > 1.2 * before[:4]).all()
     away = Gallery.build(others[:4], scorer.info.metric).search(queries.image, 1)[0][:, 0]
-    far = 2 * MARGIN * away >= before
+    far = 2 * IMAGE_MARGIN * away >= before
     assert far.any()
     np.testing.assert_array_equal(after[far], before[far])
     np.testing.assert_array_equal(scorer.score_and_nearest(queries, 2)[0], after)
@@ -104,7 +109,7 @@ def test_a_normal_beside_rejects_scores_by_the_others_and_by_those() -> None:
     after = scorer.apart(Outputs(normals), 2, apart)
     assert after[7] == pytest.approx((1 + WEIGHT) * before[7], rel=1e-4)
     away = 2 * Gallery.build(rejects.features).search(normals, 1)[0][:, 0]
-    np.testing.assert_allclose(after, raised(before, away), rtol=1e-6)
+    np.testing.assert_allclose(after, raised(before, away, IMAGE_MARGIN), rtol=1e-6)
 
 
 def test_patches_like_those_of_a_reject_count_for_more_and_say_whose_they_are() -> None:
@@ -181,7 +186,7 @@ def test_a_reject_is_known_by_its_odd_patches() -> None:
     distances[3, 4:9] = [5, 9, 7, 8, 6]
     assert odd_places(distances, 4.0, None).tolist() == [65, 67, 66, 68, 64]
     assert odd_places(distances, 6.5, None).tolist() == [65, 67, 66]
-    assert odd_places(distances, 99.0, None).tolist() == [65, 67][: in_peak(400)], "the few that are farthest"
+    assert odd_places(distances, 99.0, None).tolist() == [], "it is known as a whole"
     assert len(odd_places(distances + 50, 4.0, None)) == MOST_PATCHES
 
 
@@ -196,6 +201,49 @@ def test_in_a_box_the_hotter_half_counts() -> None:
     assert odd_places(distances, 1e6, inside).tolist() == [105]
 
 
+def test_where_all_calibrate_only_the_limit_chooses() -> None:
+    distances, others = np.zeros((20, 20), np.float32), np.zeros((20, 20), np.float32)
+    distances[3, 4:9] = [5, 9, 7, 8, 6]
+    others[:] = distances
+    others[4, 4:6] = [7, 9]
+    odd, hidden = odd_places_apart(distances, others, 6.5, None)
+    assert (odd.tolist(), hidden.tolist()) == ([65, 67, 66], [84, 85])
+    assert [len(places) for places in odd_places_apart(distances, distances, 99.0, None)] == [0, 0]
+    inside = np.zeros((20, 20), np.bool_)
+    inside[0, :3] = True
+    odd, hidden = odd_places_apart(distances, others, 6.5, inside)
+    assert (odd.tolist(), hidden.tolist()) == ([0, 1, 2], [])
+    assert len(odd_places_apart(distances, others, 6.5, inside | True)[0]) == MOST_PATCHES
+
+
+def test_a_patch_may_count_beside_one_normal_only() -> None:
+    rejects = of(defective(3))
+    rejects = replace(rejects, owners=np.array([-1, 1, 0]), normals=["/n/4.png", "/n/7.png"])
+    numbers = {f"/n/{i}.png": i for i in range(10)}
+
+    def known(found: PatchGallery | None) -> list[str]:
+        assert found is not None
+        return [found.origin(i)[0] for i in range(len(found))]
+
+    assert known(rejects.counting) == ["/missed/0.png"]
+    assert known(rejects.beside(numbers, 5)) == ["/missed/0.png"]
+    assert known(rejects.beside(numbers, 7)) == ["/missed/0.png", "/missed/1.png"]
+    assert known(rejects.beside(numbers, 4)) == ["/missed/0.png", "/missed/2.png"]
+    assert known(rejects.beside({}, 4)) == ["/missed/0.png"]
+    left = rejects.without({"/missed/0.png"})
+    assert left is not None
+    assert left.counting is None
+    again = left.and_(rejects)
+    assert known(again.beside(numbers, 7)) == ["/missed/1.png", "/missed/0.png", "/missed/1.png"]
+    focused, new = fitted_to_patches("both", images(30)), images(4, seed=1)
+    before, hidden = focused.compared(new).maps, replace(left, owners=left.owners)
+    focused.reject(hidden)
+    after = focused.compared(new).maps
+    assert before is not None
+    assert after is not None
+    np.testing.assert_array_equal(after.distances, before.distances)
+
+
 @pytest.mark.parametrize("outputs", [defective(3), Outputs(unit(3))])
 def test_they_are_read_as_they_were_written(outputs: Outputs, tmp_path: Path) -> None:
     rejects = of(outputs)
@@ -207,11 +255,11 @@ def same(one: Rejects, other: Rejects) -> None:
     assert one.paths == other.paths
     np.testing.assert_array_equal(one.features, other.features)
     assert (one.patches is None) == (other.patches is None)
+    assert (one.grid, one.normals) == (other.grid, other.normals)
     if one.patches is not None and other.patches is not None:
         for each in ("features", "images", "places"):
-            first, second = (getattr(patches.held(), each) for patches in (one.patches, other.patches))
-            np.testing.assert_array_equal(first, second)
-        assert one.patches.paths == other.patches.paths == one.paths
+            np.testing.assert_array_equal(getattr(one.patches, each), getattr(other.patches, each))
+    np.testing.assert_array_equal(one.owners, other.owners)
 
 
 @pytest.mark.parametrize("outputs", [defective(5), Outputs(unit(5))])
@@ -226,9 +274,10 @@ def test_some_leave_and_others_come(outputs: Outputs) -> None:
     both = left.and_(others)
     assert both.paths == [*left.paths, *others.paths]
     if both.patches is not None and rejects.patches is not None:
-        assert both.patches.origin(3) == ("/missed/1.png", 2, 3)
+        assert both.counting is not None
+        assert both.counting.origin(3) == ("/missed/1.png", 2, 3)
         order = [0, 2, 4, 1, 3]
-        np.testing.assert_array_equal(both.patches.held().features, rejects.patches.held().features[order])
+        np.testing.assert_array_equal(both.patches.features, rejects.patches.features[order])
     assert rejects.without(set(rejects.paths)) is None
 
 
@@ -265,6 +314,11 @@ def broken(path: Path, **changed: Features | None) -> Path:
         {"patches": np.zeros((2, 0), np.float32)},
         {"images": np.array([0, 2], np.int32)},
         {"places": np.array([[0, 0], [0, SIDE]], np.int16)},
+        {"owners": None},
+        {"owners": np.array([0, -1])},
+        {"owners": np.array([-1, -2])},
+        {"normals": np.frombuffer(b"[1]", np.uint8)},
+        {"normals": np.frombuffer(b"{", np.uint8)},
         {"texts": np.frombuffer(b"[1, 2]", np.uint8)},
         {"texts": np.frombuffer(b"[]", np.uint8), "features": np.zeros((0, 5), np.float32)},
     ],
