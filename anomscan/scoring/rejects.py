@@ -10,14 +10,14 @@ without rejects, and what is far from every reject scores what it did. Since d' 
 ``stats.calibration`` says of scores by neighbours holds of these, too: rejects are no normals, and r depends
 on none.
 
-Most of a reject is as normal as any normal. Of its patches only those count that are farther from the normals'
-than the patches of normals usually are from each other; where there are none, it is known as a whole only.
+Most of a reject is as normal as any normal. Of its patches only those count that are farther from those of
+normals than these usually are from each other; where there are none, it is known as a whole only.
 
 Where all normals calibrate, each scored by the others, a patch of a reject may be no odd one only because
 a normal has one like it. Beside that normal, which is compared with the others alone, it counts: else patches
 of rejects would be chosen to be unlike the normals that calibrate, and new ones would come nearer to them.
-What is odd beside a larger gallery is part of what is odd beside a smaller one, so that r can only grow with the
-gallery, and what is said above holds.
+What is odd beside a larger gallery is part of what is odd beside a smaller one, so that r can only grow with
+the gallery, and what is said above holds.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ REJECTS = "rejects"
 MOST = 200
 """Rejects of a model: their search still costs less than the network."""
 WEIGHT, PATCH_MARGIN, IMAGE_MARGIN = 0.5, 0.7, 1.0
-"""Chosen on made surfaces, ``benchmarks/surfaces.py --seed 1``, circuit board and wood, so that none loses."""
+"""Chosen on circuit board and wood of ``benchmarks/surfaces.py --seed 1``, so that neither loses."""
 MOST_PATCHES = 32
 """Patches of a reject, at most."""
 
@@ -208,8 +208,7 @@ def odd_places_apart(
 def raised(distances: Features, to_rejects: Features, margin: float) -> Features:
     """Distances from normals as they count beside rejects, at ``to_rejects``, of the same shape."""
     nearer = np.maximum(distances - np.float32(margin) * to_rejects, np.float32(0))
-    found: Features = distances + np.float32(WEIGHT) * nearer
-    return found
+    return np.asarray(distances + np.float32(WEIGHT) * nearer, np.float32)
 
 
 def raised_maps(maps: PatchMaps, rejects: PatchMaps, normals: int) -> PatchMaps:

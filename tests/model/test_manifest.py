@@ -12,7 +12,7 @@ import pytest
 from anomscan.errors import ModelDamaged, ModelTooNew
 from anomscan.images.part import part_of
 from anomscan.model.folder import MANIFEST, read_manifest
-from anomscan.model.manifest import SCHEMA, Change, FileInfo, Manifest, parse_manifest
+from anomscan.model.manifest import SCHEMA, Change, FileInfo, Manifest, RejectInfo, parse_manifest
 from anomscan.network.network import Int8Info, MethodInfo
 from anomscan.scoring.info import GalleryInfo
 from anomscan.types import Tiles
@@ -76,6 +76,20 @@ def test_what_a_reader_of_0_2_0_would_pass_over_asks_for_schema_2(data: Data, fa
     assert (
         parsed({**written, "schema": 1}).patches == parsed(written).patches
     )  # as written before there was a 2
+
+
+def test_rejects_ask_for_schema_3_and_are_not_spoken_of_where_there_are_none(data: Data) -> None:
+    manifest = parsed(data)
+    assert "rejects" not in manifest.to_json()
+    missed = replace(manifest, rejects=RejectInfo(2, 5))
+    assert missed.least_schema == 3
+    assert missed.id != manifest.id
+    assert parsed(json.loads(json.dumps(missed.to_json()))) == missed
+    for action, schema in (("rejected", 3), ("unrejected", 3), ("removed", 1)):
+        changes = [Change("2026", action, ["/a"])]  # type: ignore[arg-type]
+        assert replace(manifest, changes=changes).least_schema == schema
+    with pytest.raises(ModelDamaged):
+        parsed({**data, "rejects": {"images": -1}})
 
 
 def test_a_procedure_for_patches_asks_for_schema_2_and_for_patches(
