@@ -89,7 +89,7 @@ def test_images_like_a_reject_score_higher_and_all_others_what_they_did(spelled:
     before = scorer.score(queries, 2)
     scorer.reject(Rejects(list("abcd"), others[:4]))
     after = scorer.score(queries, 2)
-    assert (after[:4] > 1.2 * before[:4]).all()
+    assert (after[:4] > 1.1 * before[:4]).all()
     away = Gallery.build(others[:4], scorer.info.metric).search(queries.image, 1)[0][:, 0]
     far = 2 * IMAGE_MARGIN * away >= before
     assert far.any()
@@ -157,6 +157,7 @@ def test_patches_are_raised_in_a_graph_too(tmp_path: Path) -> None:
 def test_a_normal_with_patches_is_compared_with_the_others_and_with_rejects() -> None:
     normals = images(30)
     assert normals.patches is not None
+    normals.patches[0, 2, 3] += 10
     focused = fitted_to_patches("patch", normals)
     apart = Apart(np.arange(30), np.arange(30), {f"/n/{i}.png": i for i in range(30)})
     before = focused.apart(normals, 2, apart)
