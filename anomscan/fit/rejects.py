@@ -301,14 +301,14 @@ def _chosen_by(folder: str, manifest: Manifest, normals: Normals) -> bool:
 
     Where all normals calibrated and all do again, each is compared with what was chosen without it.
     """
-    calibration, everyone = manifest.calibration, normals.rule.is_all
-    if manifest.patches is None or (everyone and calibration is not None and calibration.rule.is_all):
+    calibration, everyone, root = manifest.calibration, normals.rule.is_all, os.path.abspath(normals.root)
+    apart = everyone and calibration is not None and calibration.rule.is_all and root == manifest.data.root
+    if manifest.patches is None or apart:
         return False
     file = verified(folder, manifest, PLACES)
     known, _ = read_origin(read_arrays(file), file.name)
     before = {os.path.relpath(path, manifest.data.root) for path in known}
     calibrating = normals.sources if everyone else normals.held_out
-    root = os.path.abspath(normals.root)
     return any(os.path.relpath(os.path.abspath(source.path), root) in before for source in calibrating)
 
 

@@ -503,3 +503,26 @@ def test_false_alarms_stay_within_their_bound(
 def part(images: Outputs, start: int, end: int) -> Outputs:
     patches = None if images.patches is None else images.patches[start:end]
     return Outputs(images.image[start:end], patches)
+
+
+def test_an_index_by_which_those_calibrate_that_chose_the_patches_is_refused(
+    patchy: Path, stained: list[str], normal_folder: Path, tmp_path: Path
+) -> None:
+    """Patches of rejects are chosen to be unlike the gallery: its normals cannot be held out then."""
+    reject(stained[:1], str(patchy), silent)
+    moved = Path(shutil.copytree(normal_folder, tmp_path / "moved"))
+    for root, rule in (
+        (normal_folder, HoldOut(0.7)),
+        (normal_folder, HoldOut(ALL)),
+        (moved, HoldOut(0.7)),
+        (moved, HoldOut(ALL)),
+    ):
+        with pytest.raises(UsageError, match="chosen by normals that would calibrate now"):
+            index(str(root), str(patchy), IndexOptions(), silent, rule)
+    assert index(str(moved), str(patchy), IndexOptions(), silent, HoldOut(0.5)).manifest.rejects is not None
+    everyone = every(normal_folder, tmp_path / "every")
+    reject(stained[:1], str(everyone), silent)
+    index(str(normal_folder), str(everyone), IndexOptions(), silent, HoldOut(ALL))
+    for root, rule in ((normal_folder, HoldOut(0.5)), (moved, HoldOut(ALL))):
+        with pytest.raises(UsageError, match="chosen by normals that would calibrate now"):
+            index(str(root), str(everyone), IndexOptions(), silent, rule)
