@@ -3,9 +3,9 @@
 Any folder with ``normal``, ``incoming/good`` and ``incoming/bad``. A model by default settings (method
 ``stages``, a fifth held out) is made once and kept in ``--models``, with what its network gives of the
 incoming images. Then 1, 5 and 20 of the anomalies, drawn anew each time, are rejects as ``index --reject``
-records them, without a box; the rest and the good ones are scored. Alarms are shares of the good ones at
+records them; the rest and the good ones are scored. Alarms are shares of the good ones at
 ``--fpr 0.05``, and may be a twentieth on average over the normals that calibrate; caught is the share of the
-other anomalies.
+other anomalies. Where the set has ``masks``, the same rejects are recorded once more with a box.
 
 Every run is a line of a CSV file; those that are there are not run again. Prints Markdown.
 
@@ -20,9 +20,11 @@ import datetime
 import os
 import platform
 from dataclasses import asdict, dataclass, fields
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from anomscan.adapt.options import AdaptOptions
 from anomscan.fit.adapt import adapt
@@ -36,7 +38,7 @@ from anomscan.pipeline import available_cores
 from anomscan.scoring.focused import Focused
 from anomscan.scoring.rejects import Rejects, raised_maps
 from anomscan.stats.measures import auroc
-from anomscan.types import Features, Outputs, PatchMaps, Reading
+from anomscan.types import Box, Features, Outputs, PatchMaps, Reading
 
 COUNTS = (1, 5, 20)
 FPR = 0.05
@@ -51,6 +53,7 @@ class Run:
     normals: int
     rejects: int
     draw: int
+    box: bool
     auroc_before: float
     auroc_after: float
     alarms_before: float
@@ -61,8 +64,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Incoming:
-    """What the network gives of n images, and their maps by the normals; ``bad`` says which are anomalies."""
+    """What the network gives of n images, and their maps by the normals.
 
+    ``bad`` says which are anomalies, ``paths`` where they are.
+    """
+
+    paths: list[str]
     features: Features
     patches: Features | None
     maps: PatchMaps | None
@@ -82,14 +89,14 @@ def incoming_of(model: Model, root: Path, cache: Path) -> Incoming:
     if not cache.exists():
         embed(model, root, cache)
     with np.load(cache) as arrays:
-        features, bad = arrays["features"], arrays["bad"]
+        features, bad, paths = arrays["features"], arrays["bad"], arrays["paths"].tolist()
         patches = arrays["patches"].astype(np.float32) if "patches" in arrays else None
     maps = None
     if patches is not None and model.patches is not None:
         scorer = model.scorer
         compared = [scorer.compared(Outputs(features[at], patches[at])).maps for at in blocks(len(bad))]
         maps = PatchMaps.joined([one for one in compared if one is not None])
-    return Incoming(features, patches, maps, bad)
+    return Incoming(paths, features, patches, maps, bad)
 
 
 def blocks(count: int) -> list[slice]:
@@ -99,7 +106,7 @@ def blocks(count: int) -> list[slice]:
 
 def embed(model: Model, root: Path, cache: Path) -> None:
     """Write what the network gives of all incoming images to ``cache``."""
-    outputs, labels = [], []
+    outputs, labels, paths = [], [], list[str]()
     for number, what in enumerate(("good", "bad")):
         sources = find([str(root / "incoming" / what)])
         images = decode_all(sources, model.manifest.preprocessing, available_cores())
@@ -107,21 +114,38 @@ def embed(model: Model, root: Path, cache: Path) -> None:
             if not isinstance(batch, Unreadable):
                 outputs.append(batch.outputs)
                 labels += [number] * len(batch.images)
+                paths += [image.path for image in batch.images]
     whole = Outputs.joined(outputs)
-    arrays = {"features": whole.image, "bad": np.array(labels, np.bool_)}
+    arrays = {"features": whole.image, "bad": np.array(labels, np.bool_), "paths": np.array(paths)}
     if whole.patches is not None:
         arrays["patches"] = whole.patches.astype(np.float16)
     np.savez(cache, **arrays)  # type: ignore[arg-type]
 
 
-def rejects_of(model: Model, images: Incoming, rows: np.ndarray) -> Rejects:
-    """Some of the images, as ``index --reject`` makes rejects of them."""
-    found = Rejects([str(row) for row in rows], images.features[rows])
-    if images.patches is None or not isinstance(model.scorer, Focused):
-        return found
-    odd = OddPatches(model.scorer, None, None, Reading())
-    odd.add(images.patches[rows], found.paths)
-    return odd.of(found)
+def mask_of(path: str) -> Path:
+    """Where the mask of an anomaly is, if there are masks: ``masks/NAME.png`` beside ``incoming``."""
+    return Path(path).parents[2] / "masks" / f"{Path(path).stem}.png"
+
+
+def box_of(path: str) -> Box:
+    """The smallest box around the defect."""
+    with Image.open(mask_of(path)) as mask:
+        rows, columns = np.nonzero(np.asarray(mask))
+    x, y = int(columns.min()), int(rows.min())
+    return x, y, int(columns.max()) + 1 - x, int(rows.max()) + 1 - y
+
+
+def rejects_of(model: Model, images: Incoming, rows: np.ndarray, *, box: bool) -> Rejects:
+    """Some of the images, as ``index --reject`` makes rejects of them, one at a time."""
+    parts = []
+    for row in rows:
+        found = Rejects([images.paths[row]], images.features[[row]])
+        if images.patches is not None and isinstance(model.scorer, Focused):
+            odd = OddPatches(model.scorer, None, box_of(found.paths[0]) if box else None, Reading())
+            odd.add(images.patches[[row]], found.paths)
+            found = odd.of(found)
+        parts.append(found)
+    return reduce(Rejects.and_, parts)
 
 
 def judged(
@@ -142,40 +166,45 @@ def judged(
     return scores, calibration.p_values(scores)
 
 
-def runs(name: str, folder: Path, model: Model, images: Incoming, wanted: list[tuple[int, int]]) -> list[Run]:
-    """The figures of each wanted number of rejects and draw."""
+Wanted = tuple[int, int, bool]
+
+
+def runs(name: str, folder: Path, model: Model, images: Incoming, wanted: list[Wanted]) -> list[Run]:
+    """The figures of each wanted number of rejects, draw, and whether with boxes."""
     before, p_before = judged(folder, model, images, None)
     found = []
-    for count, draw in wanted:
+    for count, draw, box in wanted:
         rows = np.random.default_rng(draw).permutation(np.flatnonzero(images.bad))[:count]
         left = np.setdiff1d(np.arange(len(images.bad)), rows)
-        after, p_after = judged(folder, model, images, rejects_of(model, images, rows))
+        after, p_after = judged(folder, model, images, rejects_of(model, images, rows, box=box))
         figures = []
         bad = images.bad[left]
         for scores, p_values in ((before, p_before), (after, p_after)):
             called = p_values[left] <= FPR
             figures.append((auroc(scores[left], bad), called[~bad].mean(), called[bad].mean()))
         pairs = [round(float(value), 4) for pair in zip(*figures, strict=True) for value in pair]
-        found.append(Run(name, model.manifest.data.images, count, draw, *pairs))
+        found.append(Run(name, model.manifest.data.images, count, draw, box, *pairs))
         model.scorer.reject(None)
     return found
 
 
 def table(found: list[Run]) -> None:
     """Print the means over draws."""
-    print("| set | rejects | AUROC of the others | largest loss | false alarms | caught |")
-    print("|---|---|---|---|---|---|")
-    for name, count in dict.fromkeys((run.set, run.rejects) for run in found):
-        own = [run for run in found if (run.set, run.rejects) == (name, count)]
+    print("| set | rejects | box | AUROC of the others | largest loss | false alarms | caught |")
+    print("|---|---|---|---|---|---|---|")
+    for name, count, box in dict.fromkeys((run.set, run.rejects, run.box) for run in found):
+        own = [run for run in found if (run.set, run.rejects, run.box) == (name, count, box)]
         mean = {
-            field.name: 100 * np.mean([getattr(run, field.name) for run in own]) for field in fields(Run)[4:]
+            field.name: 100 * np.mean([getattr(run, field.name) for run in own]) for field in fields(Run)[5:]
         }
         loss = max(0.0, *(100 * (run.auroc_before - run.auroc_after) for run in own))
         pairs = (
             f"{mean[f'{what}_before']:.1f} to {mean[f'{what}_after']:.1f}" for what in ("alarms", "caught")
         )
         aurocs = f"{mean['auroc_before']:.2f} to {mean['auroc_after']:.2f}"
-        print("| " + " | ".join([name, str(count), aurocs, f"{loss:.2f}", *pairs]) + " |")
+        print(
+            "| " + " | ".join([name, str(count), "yes" if box else "", aurocs, f"{loss:.2f}", *pairs]) + " |"
+        )
 
 
 def main() -> None:
@@ -195,12 +224,15 @@ def main() -> None:
     if arguments.out.exists():
         with open(arguments.out, newline="") as file:
             for row in csv.DictReader(file):
-                numbers = {name: (int if name in names[1:4] else float)(row[name]) for name in names[1:]}
-                done.append(Run(row["set"], **numbers))
+                whole = [int(row[name]) for name in names[1:4]]
+                done.append(
+                    Run(row["set"], *whole, row["box"] == "True", *(float(row[n]) for n in names[5:]))
+                )
     arguments.models.mkdir(parents=True, exist_ok=True)
     for root in arguments.root:
-        there = {(run.rejects, run.draw) for run in done if run.set == root.name}
-        every = [(count, draw) for count in COUNTS for draw in range(arguments.draws)]
+        there = {(run.rejects, run.draw, run.box) for run in done if run.set == root.name}
+        boxes = (False, True) if (root / "masks").exists() else (False,)
+        every = [(count, draw, box) for box in boxes for count in COUNTS for draw in range(arguments.draws)]
         wanted = [each for each in every if each not in there]
         if not wanted:
             continue

@@ -23,6 +23,7 @@ the gallery, and what is said above holds.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -46,9 +47,9 @@ REJECTS = "rejects"
 """Role of their file."""
 MOST = 200
 """Rejects of a model: their search still costs less than the network."""
-WEIGHT, PATCH_MARGIN, IMAGE_MARGIN = 0.25, 0.6, 1.0
-"""Chosen on circuit board and wood of ``benchmarks/surfaces.py --seed 1``, by all normals and a quarter: none
-loses with 5 or 20 rejects, and what gains most of such is taken."""
+WEIGHT, PATCH_MARGIN, IMAGE_MARGIN = 0.5, 0.7, 1.0
+HOTTEST = 0.25
+"""Chosen on made surfaces alone, see ``benchmarks/README.md``; of what lies under a box that share counts."""
 MOST_PATCHES = 32
 """Patches of a reject, at most."""
 
@@ -169,7 +170,7 @@ def odd_places(distances: Features, limit: float, inside: NDArray[np.bool_] | No
     Args:
         distances: (rows, columns), of its patches to the nearest of a normal.
         limit: how far patches of normals are from each other; what is beyond is odd.
-        inside: (rows, columns), where a person has seen the defect: there the hotter half counts as well.
+        inside: (rows, columns), where a person has seen the defect: there ``HOTTEST`` count in any case.
 
     Returns:
         Positions in the flat grid, at most ``MOST_PATCHES``, and of a box at least one.
@@ -178,7 +179,7 @@ def odd_places(distances: Features, limit: float, inside: NDArray[np.bool_] | No
     order = np.argsort(-flat, kind="stable")
     if inside is not None:
         order = order[inside.ravel()[order]]
-        least = -(-len(order) // 2)
+        least = math.ceil(HOTTEST * len(order))
     return order[: min(max(least, int((flat[order] > limit).sum())), MOST_PATCHES)]
 
 
