@@ -110,6 +110,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, calibrated_folder: Path) 
             image(seed).save(folder / part / f"{seed}.png")
     odd(600).save(folder / "incoming" / "odd.png")
     draw(601).save(folder / "false_alarm.png")
+    odd(602).save(folder / "missed.png")
     subprocess.run(
         [sys.executable, "-m", "anomscan", "calibrate", "monday"],
         cwd=folder,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from anomscan.fit.build import Fitted
     from anomscan.fit.enough import Enough
     from anomscan.fit.parity import Parity
-    from anomscan.model.manifest import CalibrationInfo, Manifest
+    from anomscan.model.manifest import CalibrationInfo, Manifest, RejectInfo
     from anomscan.model.suspects import Suspects
     from anomscan.network.network import Int8Info
     from anomscan.report.rows import Row
@@ -181,6 +181,7 @@ def model_table(manifest: Manifest, folder: str, suspects: Suspects | None = Non
         *((("patches", _search(manifest.patches.gallery)),) if manifest.patches else ()),
         ("precision", _precision(manifest.int8)),
         ("held out", _held_out(manifest.calibration)),
+        *((("rejects", _rejects(manifest.rejects)),) if manifest.rejects else ()),
         *((change.action, f"{len(change.paths)} images on {change.date}") for change in manifest.changes),
         ("fingerprint", data.fingerprint),
         ("model id", manifest.id),
@@ -375,6 +376,8 @@ def finish(fitted: Fitted, model: str) -> None:
         message(f"looks at {tiles_of(fitted.manifest.preprocessing)}")
     how = f"{method.preset}, {method.steps} steps" if method.steps else "pretrained features"
     message(f"wrote {model}: {how}, {data.images} normals")
+    if fitted.manifest.rejects is not None:
+        message(f"learns from {_rejects(fitted.manifest.rejects)}")
     if fitted.manifest.int8 is not None:
         message(int8_gain(fitted.manifest.int8))
     message(_p_values(fitted.manifest.calibration))
@@ -382,6 +385,13 @@ def finish(fitted: Fitted, model: str) -> None:
         message(note)
     if fitted.unreadable:
         raise typer.Exit(EXIT_UNREADABLE)
+
+
+def _rejects(rejects: RejectInfo) -> str:
+    from anomscan.text import many
+
+    places = f", by {many(rejects.patches, 'patch', 'patches')} of them" if rejects.patches else ""
+    return f"{many(rejects.images, 'missed anomaly', 'missed anomalies')}{places}"
 
 
 def _p_values(calibration: CalibrationInfo | None) -> str:

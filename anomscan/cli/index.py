@@ -42,11 +42,21 @@ from anomscan.errors import UsageError
 def index(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="NORMAL", help="Folder of normal images; with --add, --remove files."),
+        typer.Argument(metavar="NORMAL", help="Folder of normal images; with --add, --reject ... files."),
     ],
     model: ModelFolder = DEFAULT_MODEL,
     add: Annotated[bool, typer.Option("--add", help="Accept these images as normal, too.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Take these images out of the normals.")] = False,
+    reject: Annotated[
+        bool, typer.Option("--reject", help="Record these missed anomalies: what is like them scores higher.")
+    ] = False,
+    unreject: Annotated[
+        bool, typer.Option("--unreject", help="Take these images out of the rejects.")
+    ] = False,
+    box: Annotated[
+        str | None,
+        typer.Option("--box", metavar="X,Y,W,H", help="Where the defect of a reject is, in its pixels."),
+    ] = None,
     backbone: BackboneName = None,
     weights: WeightsFile = None,
     size: ImageSize = None,
@@ -73,19 +83,26 @@ def index(
     """Build the index only, with the model's extractor if there is one, else with the pretrained backbone."""
     from anomscan.adapt.options import FocusChoice
     from anomscan.cli.console import finish, progress_bar
-    from anomscan.fit import feedback
+    from anomscan.fit import feedback, rejects
     from anomscan.fit.index import IndexOptions
     from anomscan.fit.index import index as fit
     from anomscan.fit.normals import hold_out_rule
+    from anomscan.images.part import parse_box
     from anomscan.images.tiling import TileChoice
 
     check_force(int8, force)
     started = any(option is not None for option in (backbone, weights, size))
     asked = (scorer, holdout, group_by, reduce, range_, focus, budget, patches, region, mask, tiles, defect)
     building = started or int8 or any(option is not None for option in asked)
-    if add + remove + building > 1:
-        raise UsageError("--add and --remove change a finished index; leave each other and all else out")
-    if not (add or remove) and len(paths) > 1:
+    if add + remove + reject + unreject + building > 1:
+        raise UsageError(
+            "--add, --remove, --reject and --unreject change a finished index; leave each other and all else "
+            "out"
+        )
+    if box is not None and not reject:
+        raise UsageError("--box says where the defect of a reject is; it goes with --reject only")
+    where = None if box is None else parse_box(box, "--box")
+    if not (add or remove or reject or unreject) and len(paths) > 1:
         raise UsageError("name one folder of normal images, or accept further images with --add")
     apart = isolated(isolate, decode_limit)
     if remove and apart:
@@ -95,6 +112,10 @@ def index(
             fitted = feedback.add(paths, model, progress, wait, apart)
         elif remove:
             fitted = feedback.remove(paths, model, wait)
+        elif reject:
+            fitted = rejects.reject(paths, model, progress, wait, where)
+        elif unreject:
+            fitted = rejects.unreject(paths, model, wait)
         else:
             choice = backbone_choice(backbone, weights, size) if started else None
             looks, parts = FocusChoice(focus, budget, patches), TileChoice(tiles, defect)

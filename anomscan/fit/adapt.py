@@ -9,6 +9,7 @@ from anomscan.adapt.options import AdaptOptions, GoingOn
 from anomscan.fit.build import Fitted, build_from
 from anomscan.fit.look import EVERYTHING, Gathering
 from anomscan.fit.normals import Normals
+from anomscan.fit.rejects import left_behind
 from anomscan.model.folder import ModelDraft
 from anomscan.model.manifest import HoldOut
 from anomscan.scoring.reduction import Reduction
@@ -68,4 +69,6 @@ def adapt(
         options = replace(options, going_on=GoingOn(draft.checkpoint, say))
         network = make_network(normals.sources, options, info, draft.scratch, progress)
         scorer = make_scorer(info, network.learnt)
-        return build_from(draft, network, scorer, normals, progress, reduction, options.focus.most)
+        lost = left_behind(folder)
+        fitted = build_from(draft, network, scorer, normals, progress, reduction, options.focus.most)
+        return replace(fitted, notes=[*fitted.notes, *lost])

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import anomscan
-from anomscan.fit.embed import embed
+from anomscan.errors import InputError
+from anomscan.fit.embed import Embedded, embed
 from anomscan.fit.held_out import HeldOut, Kept, spread
 from anomscan.fit.normals import Normals
 from anomscan.fit.suspects import find_suspects
 from anomscan.images.find import Unreadable
 from anomscan.model.folder import ModelDraft, verified
-from anomscan.model.manifest import Change, DataInfo, Manifest
+from anomscan.model.manifest import Change, DataInfo, Manifest, RejectInfo
 from anomscan.model.model import write_normals
 from anomscan.model.suspects import SUSPECTS, Suspects
 from anomscan.network.extractor import Extractor
@@ -27,6 +28,7 @@ from anomscan.scoring.base import Scorer
 from anomscan.scoring.info import PatchInfo
 from anomscan.scoring.reduction import Reduction
 from anomscan.scoring.registry import patched_class
+from anomscan.scoring.rejects import Rejects
 from anomscan.scoring.tiled import tiled
 from anomscan.text import many, now, printable
 from anomscan.types import Outputs, Progress
@@ -49,7 +51,7 @@ class Material:
     """What a model is built from: n normals for the gallery, others to calibrate with, and their record.
 
     ``bank`` has the patches of the n, or is None where only whole images are looked at; ``known`` is what a
-    build before measured of them.
+    build before measured of them; ``rejects`` are missed anomalies that the model learns from, too.
     """
 
     outputs: Outputs
@@ -59,6 +61,7 @@ class Material:
     changes: list[Change] = field(default_factory=list)
     bank: Bank | None = None
     known: PatchInfo | None = None
+    rejects: Rejects | None = None
 
 
 def build(
@@ -86,7 +89,8 @@ def build(
         kind = patched_class(focus.procedure)
         patched = kind.of(scorer, focus.looks, material.bank, seed, focus.weight, material.known)
     scorer = tiled(patched or scorer, network.preprocessing.tiles)
-    indexed = scorer.fit(material.outputs, seed, reduction)
+    indexed, rejects = scorer.fit(material.outputs, seed, reduction), material.rejects
+    scorer.reject(rejects)
     in_gallery, said = [material.paths[row] for row in indexed.rows], list[str]()
     if held_out is not None:
         why = held_out.why_not(scorer, network.method, reduction, in_gallery)
@@ -101,6 +105,8 @@ def build(
     suspects = suspect(scorer)
     if suspects is not None:
         draft.put(suspects.save(draft.scratch))
+    if rejects is not None:
+        draft.put(rejects.save(draft.scratch))
     draft.put(network.files).put(scorer.save(draft.scratch))
     draft.put(write_normals(draft.scratch, in_gallery))
     manifest = draft.commit(
@@ -120,6 +126,7 @@ def build(
             changes=material.changes,
             focus=network.focus,
             patches=patched.patch_info if patched else None,
+            rejects=rejects_info(rejects),
         )
     )
     return Fitted(manifest, [], said)
@@ -133,13 +140,15 @@ def build_from(
     progress: Progress,
     reduction: Reduction | None = None,
     most: int | None = None,
+    rejects: Rejects | None = None,
 ) -> Fitted:
     """Embed the normals with the network that will score, and build the model from them.
 
     ``most`` is how many patches the gallery holds at most; None for as many as there usually are.
+    ``rejects`` are missed anomalies, embedded by the same network.
 
     Raises:
-        InputError: no normal can be read.
+        InputError: no normal can be read, or a reject is one of them.
         UsageError: there are more patches than may be kept, where all must be.
         GalleryTooSmall, OutputError: see ``build``.
     """
@@ -163,12 +172,14 @@ def build_from(
         [keeper.add for keeper in (bank, compared) if keeper is not None],
     )
     unreadable, held_out = images.unreadable, None
+    check_not_rejected(rejects, images)
     if normals.held_out:
         kept = Kept() if bank is not None else None
         take = [kept.add] if kept is not None else []
         few = spread(normals.held_out, tiles, with_patches=kept is not None)
         others = embed("calibrating", normals.root, few, extractor, preprocessing, progress, take)
         unreadable = [*unreadable, *others.unreadable]
+        check_not_rejected(rejects, others)
         copies = normals.look.by_absolute_path()
         held_out = HeldOut.of(others, normals.rule, copies, kept.patches() if kept is not None else None)
     elif normals.rule.is_all:
@@ -188,11 +199,31 @@ def build_from(
         )
 
     data = DataInfo(images.root, len(images.paths), len(unreadable), images.fingerprint)
-    material = Material(images.outputs, images.paths, held_out, data, bank=bank)
+    material = Material(images.outputs, images.paths, held_out, data, bank=bank, rejects=rejects)
     fitted = build(draft, network, scorer, material, progress, reduction, suspect)
     found = on_suspects(draft.folder, fitted.manifest)
     said = [*fitted.notes, *normals.look.notes, *found, *notes(draft)]
     return Fitted(fitted.manifest, unreadable, said)
+
+
+def check_not_rejected(rejects: Rejects | None, normals: Embedded) -> None:
+    """Raise InputError where a normal is a copy of a reject."""
+    if rejects is None:
+        return
+    known = rejects.holds(normals.outputs.image)
+    if known.any():
+        path = normals.paths[int(known.argmax())]
+        raise InputError(
+            f"{printable(path)} cannot be a normal: the model has it among its rejects; take it out of those "
+            "with 'anomscan index --unreject' first"
+        )
+
+
+def rejects_info(rejects: Rejects | None) -> RejectInfo | None:
+    """What the manifest records of rejects, if there are any."""
+    if rejects is None:
+        return None
+    return RejectInfo(len(rejects), 0 if rejects.counting is None else len(rejects.counting))
 
 
 def on_suspects(folder: str, manifest: Manifest) -> list[str]:

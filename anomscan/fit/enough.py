@@ -252,6 +252,7 @@ def _scorer(model: Model, normals: _Images, rows: np.ndarray) -> Scorer:
         scorer = kind.of(scorer, info.looks, bank, manifest.method.seed, info.weight)
     scorer = tiled(scorer, rules.tiles)
     scorer.fit(Outputs(normals.outputs.image[rows]), manifest.method.seed)
+    scorer.reject(model.scorer.rejects)
     return scorer
 
 

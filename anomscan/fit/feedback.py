@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from anomscan.errors import InputError, NoImages, UsageError
-from anomscan.fit.build import Fitted, Material, build, notes
+from anomscan.fit.build import Fitted, Material, build, check_not_rejected, notes
 from anomscan.fit.embed import Embedded, embed
 from anomscan.fit.held_out import HELD, HeldOut, Kept, spread
 from anomscan.fit.index import of_model
@@ -45,7 +45,8 @@ def calibrate(
     The images must not be among the normals of the gallery: those score too low to compare with.
 
     Raises:
-        InputError: ``root`` does not exist, holds no readable image, or shares images with the gallery.
+        InputError: ``root`` does not exist, holds no readable image, or shares images with the gallery or
+            with the rejects.
         ModelError, OutputError: the old model stays.
     """
     reading = read_manifest(folder).preprocessing.reading
@@ -58,6 +59,7 @@ def calibrate(
         few = spread(normals.sources, tiles, with_patches=kept is not None)
         images = embed("calibrating", root, few, model.extractor, manifest.preprocessing, progress, take)
         known = model.scorer.known(images.outputs.image)
+        check_not_rejected(model.scorer.rejects, images)
         if known.any():
             first = printable(images.paths[int(known.argmax())])
             raise InputError(
@@ -84,7 +86,7 @@ def add(
     already is read again; one that was held out is no longer. ``isolate`` see ``Gathering``.
 
     Raises:
-        InputError: a path does not exist, or no image can be read.
+        InputError: a path does not exist, no image can be read, or one is a reject.
         UsageError: the gallery is a reduced one.
         ModelError, OutputError: the old model stays.
     """
@@ -98,6 +100,7 @@ def add(
         preprocessing, bank = model.manifest.preprocessing, _bank(model)
         take = [bank.add] if bank is not None else []
         images = embed("embedding", os.curdir, sources, model.extractor, preprocessing, progress, take)
+        check_not_rejected(model.scorer.rejects, images)
         kept = _positions_without(model, set(images.paths))
         features, paths = _features_of(model, kept)
         vectors = np.concatenate([features, images.outputs.image])
@@ -194,7 +197,8 @@ def _changed(
     )
     network = of_model(draft.folder, manifest, draft.scratch, scorer.arrays)
     changes = [*manifest.changes, change]
-    material = Material(Outputs(vectors), normals, held_out, data, changes, bank, manifest.patches)
+    known, rejects = manifest.patches, model.scorer.rejects
+    material = Material(Outputs(vectors), normals, held_out, data, changes, bank, known, rejects)
     suspects = _suspects(draft.folder, manifest)
     left = None if suspects is None else suspects.without(set(change.paths))
     built = build(draft, network, scorer, material, lambda *_: None, suspect=lambda _: left)

@@ -12,6 +12,7 @@ from anomscan.fit.build import Fitted, build_from
 from anomscan.fit.int8 import in_int8
 from anomscan.fit.look import EVERYTHING, Gathering
 from anomscan.fit.normals import Normals
+from anomscan.fit.rejects import carried, left_behind
 from anomscan.images.tiling import TileChoice
 from anomscan.model.folder import ModelDraft, linked, read_manifest, verified
 from anomscan.model.manifest import HoldOut, Manifest
@@ -86,7 +87,7 @@ def index(
             normals, notes = _split(normals, rule or HoldOut(), folder, manifest)
             network, notes = _in_tiles(network, options.tiles, normals, notes)
         else:
-            normals = normals.split(rule or HoldOut(), seed=0)
+            normals, notes = normals.split(rule or HoldOut(), seed=0), left_behind(folder)
             network, info = _pretrained(normals, options, draft.scratch, progress)
         scorer_class(info.name).check(reduction)
         patched_class(network.focus.procedure).check(reduction)
@@ -98,7 +99,8 @@ def index(
         scorer = make_scorer(info, network.learnt)
         before = manifest.patches.most if manifest is not None and manifest.patches else None
         most = options.focus.most or before
-        fitted = build_from(draft, network, scorer, normals, progress, reduction, most)
+        rejects = carried(folder, manifest, network, scorer, normals) if manifest is not None else None
+        fitted = build_from(draft, network, scorer, normals, progress, reduction, most, rejects)
         return replace(fitted, notes=[*fitted.notes, *notes])
 
 

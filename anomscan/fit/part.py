@@ -6,7 +6,7 @@ from anomscan.errors import InputError, UnreadableImage, UsageError
 from anomscan.images.find import Found
 from anomscan.images.masks import read_mask
 from anomscan.images.overlay import typical_size
-from anomscan.images.part import Mask, parse_region, part_of
+from anomscan.images.part import Mask, parse_box, part_of
 from anomscan.text import printable
 from anomscan.types import Part
 
@@ -28,7 +28,7 @@ def decide_part(
     """
     if region is None and mask is None and known is None:
         return None
-    box = None if region is None else parse_region(region)
+    box = None if region is None else parse_box(region)
     white = None if mask is None else _read(mask)
     size = typical_size(sources)
     if size is None:  # none can be read: that is said when they are embedded

@@ -91,7 +91,7 @@ class ScoredGraph:
         if scorer.patches is not None:
             if PATCHES not in graph.given:
                 raise ModelDamaged("the extractor gives no patches and the model scores by them; adapt again")
-            distances = scorer.patches.graph(graph, PATCHES)
+            distances = scorer.compared_graph(graph, PATCHES)
         score = scorer.graph(graph, GraphOutputs(image, distances))
         k, gallery = scorer.info.k, scorer.gallery
         _, nearest = gallery.graph(graph, image, k)
@@ -109,7 +109,7 @@ class ScoredGraph:
         graph.save(out, self._about())
 
     def _about(self) -> dict[str, str]:
-        manifest = self.manifest
+        manifest, scorer = self.manifest, self.scorer
         preprocessing = manifest.preprocessing
         looked_at = described(preprocessing.reading.part)
         about = {
@@ -123,6 +123,8 @@ class ScoredGraph:
             "scorer": scorer_class(manifest.scorer.name).describe(manifest.scorer),
             "output": "score, larger is more anomalous",
         }
+        if scorer.rejects is not None:
+            about["rejects"] = f"{len(scorer.rejects)} missed anomalies, whose like score higher"
         if self.calibration is not None:
             about["p_value"] = f"from {self.calibration.groups} {self.calibration.noun} or groups of them"
         return about

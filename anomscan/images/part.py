@@ -25,13 +25,13 @@ LONGEST = 1024
 """Cells of a kept mask along the longer side of the source."""
 
 
-def parse_region(text: str) -> Box:
-    """``x,y,w,h`` as on the command line; raises UsageError where it is that not, or empty."""
+def parse_box(text: str, option: str = "--region") -> Box:
+    """``x,y,w,h`` as on the command line behind ``option``; raises UsageError where it is not, or empty."""
     numbers = re.fullmatch(r"(\d{1,9}),(\d{1,9}),(\d{1,9}),(\d{1,9})", text.strip())
     x, y, width, height = map(int, numbers.groups()) if numbers else (0, 0, 0, 0)
     if not width or not height:
         raise UsageError(
-            f"--region takes x,y,w,h, whole numbers of pixels with w and h above 0, not {text!r}"
+            f"{option} takes x,y,w,h, whole numbers of pixels with w and h above 0, not {text!r}"
         )
     return x, y, width, height
 

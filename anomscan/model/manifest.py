@@ -19,11 +19,12 @@ from anomscan.network.network import BackboneInfo, FocusInfo, Int8Info, MethodIn
 from anomscan.scoring.info import GalleryInfo, PatchInfo, ScorerInfo
 from anomscan.types import Preprocessing
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the model folder's layout; a reader refuses a larger one.
 
 A model says 2 where a reader of version 0.2.0, which knows 1, would pass something over that changes what it
-finds, or take normals of the gallery for held-out ones: see ``Manifest.least_schema``.
+finds, or take normals of the gallery for held-out ones, and 3 where it has rejects, or had some, which
+readers of 2 do not know: see ``Manifest.least_schema``.
 """
 FILE_NAME = r"^[a-z]+-[0-9a-f]{16}\.[a-z0-9]+\Z"
 """What the files beside ``model.json`` are called: a kind, a piece of the SHA-256, a suffix; never a path."""
@@ -91,11 +92,19 @@ class CalibrationInfo:
 
 @dataclass(frozen=True)
 class Change:
-    """Normals that were added to, or removed from, a finished index, and when."""
+    """Normals that were added to, or removed from, a finished index, and when; or missed anomalies."""
 
     date: str
-    action: Literal["added", "removed"]
+    action: Literal["added", "removed", "rejected", "unrejected"]
     paths: list[str]
+
+
+@dataclass(frozen=True)
+class RejectInfo:
+    """Missed anomalies whose like score higher: how many, and how many of their patches are compared with."""
+
+    images: Count
+    patches: Count = 0
 
 
 @dataclass(frozen=True)
@@ -126,6 +135,7 @@ class Manifest:
     changes: list[Change] = field(default_factory=list)
     focus: FocusInfo = field(default_factory=FocusInfo)
     patches: PatchInfo | None = None
+    rejects: RejectInfo | None = None
 
     def __post_init__(self) -> None:
         size = (self.preprocessing.height, self.preprocessing.width)
@@ -152,7 +162,9 @@ class Manifest:
 
     @property
     def least_schema(self) -> int:
-        """The smallest schema whose readers understand this model; a field new since 0.2.0 asks for 2."""
+        """The smallest schema whose readers understand this model; a field new since 0.2.0 asks for more."""
+        if self.rejects is not None or any("reject" in change.action for change in self.changes):
+            return 3
         rules = self.preprocessing
         is_new = rules.reading.part is not None or rules.tiles is not None or self.patches is not None
         is_new |= self.calibration is not None and self.calibration.rule.is_all
@@ -164,8 +176,11 @@ class Manifest:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest as plain dictionaries and lists."""
-        return dataclasses.asdict(self)
+        """The manifest as plain dictionaries and lists; without rejects they are not spoken of."""
+        data = dataclasses.asdict(self)
+        if self.rejects is None:
+            del data["rejects"]
+        return data
 
 
 @dataclass(frozen=True)

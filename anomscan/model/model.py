@@ -15,6 +15,7 @@ from anomscan.scoring.base import INDEX, SCORER, Scorer
 from anomscan.scoring.gallery import Gallery
 from anomscan.scoring.patches import NormalPatches
 from anomscan.scoring.registry import patched_class, scorer_class
+from anomscan.scoring.rejects import REJECTS, Rejects
 from anomscan.scoring.tiled import tiled
 from anomscan.stats.calibration import CALIBRATION, Calibration
 from anomscan.types import Outputs
@@ -45,6 +46,11 @@ class Model:
     def patches(self) -> NormalPatches | None:
         """The patches of normals that the scorer compares with, if it looks at any."""
         return self.scorer.patches
+
+    @property
+    def rejects(self) -> Rejects | None:
+        """The missed anomalies that the scorer compares with, if there are any."""
+        return self.scorer.rejects
 
     def __post_init__(self) -> None:
         if len(self.normals) < len(self.gallery):
@@ -96,13 +102,18 @@ def read_model(folder: str, threads: int, device: str = "cpu") -> Model:
 def read_scorer(folder: str, manifest: Manifest) -> Scorer:
     """The scorer with its galleries; raises ModelDamaged."""
     files = {role: verified(folder, manifest, role) for role in (INDEX, SCORER)}
-    image = scorer_class(manifest.scorer.name).load(manifest.scorer, files)
-    tiles = manifest.preprocessing.tiles
-    if manifest.patches is None:
-        return tiled(image, tiles)
-    patched = patched_class(manifest.focus.procedure)
-    places = {role: verified(folder, manifest, role) for role in patched.roles}
-    return tiled(patched.over(image, manifest.patches, places), tiles)
+    image: Scorer = scorer_class(manifest.scorer.name).load(manifest.scorer, files)
+    tiles, scorer = manifest.preprocessing.tiles, image
+    if manifest.patches is not None:
+        patched = patched_class(manifest.focus.procedure)
+        places = {role: verified(folder, manifest, role) for role in patched.roles}
+        scorer = patched.over(image, manifest.patches, places)
+    scorer = tiled(scorer, tiles)
+    if manifest.rejects is not None:
+        if scorer.why_no_rejects() is not None:
+            raise ModelDamaged("the model has rejects and a scorer that knows none; adapt again")
+        scorer.reject(Rejects.load(verified(folder, manifest, REJECTS)))
+    return scorer
 
 
 def write_normals(folder: Path, normals: list[str]) -> dict[str, Path]:

@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 
 from anomscan.model.manifest import Manifest
+from anomscan.model.whereabouts import Whereabouts
 from anomscan.report.evidence import Evidence
 from anomscan.report.heatmaps import heat, hottest
 from anomscan.report.pictures import Pictures
 from anomscan.report.rows import Row
 from anomscan.report.summary import SHIFTED, Summary
+from anomscan.scoring.gallery import Gallery
 from anomscan.stats.drift import LARGEST_SAMPLE
 from anomscan.text import printable
 from anomscan.types import Features, Progress
@@ -80,8 +82,11 @@ def _rows(evidence: Evidence, pictures: Pictures) -> list[dict[str, Any]]:
             "picture": pictures.whole(row.path, INCOMING_SIDE),
             "nearest": _nearest(evidence.features[row.path], evidence, pictures),
         }
-        spot = _spot(row.path, evidence, pictures)
-        rows.append(shown if spot is None else {**shown, "spot": spot})
+        further = {
+            "spot": _spot(row.path, evidence, pictures),
+            "reject": _reject(evidence.features[row.path], evidence, pictures),
+        }
+        rows.append({**shown, **{name: found for name, found in further.items() if found is not None}})
     return rows
 
 
@@ -97,32 +102,49 @@ def _forget_unreadable(rows: list[dict[str, Any]], pictures: list[str | None]) -
     """Let what shows a picture that could not be drawn have none."""
     for row in rows:
         spot = row.get("spot", {})
-        for shown in (row, *row["nearest"], spot, spot.get("normal") or {}):
+        for shown in (row, *row["nearest"], spot, spot.get("normal") or {}, row.get("reject", {})):
             for key in ("picture", "heat", "seen"):
                 if shown.get(key) is not None and pictures[shown[key]] is None:
                     shown[key] = None
 
 
-def _spot(path: str, evidence: Evidence, pictures: Pictures) -> dict[str, Any] | None:
-    """Where the image differs most from the normals, and the place of a normal that is most like it."""
-    maps, scale, source = evidence.maps.get(path), evidence.scale, evidence.patch_source
+def _spot(image: str, evidence: Evidence, pictures: Pictures) -> dict[str, Any] | None:
+    """Where the image differs most from the normals, and the place of a normal, or reject, most like it."""
+    maps, scale, source = evidence.maps.get(image), evidence.scale, evidence.patch_source
     if maps is None or scale is None:
         return None
     distances, nearest = maps.distances[0], maps.nearest[0]
     cell = hottest(distances)
     spot: dict[str, Any] = {
-        "heat": pictures.heated(path, heat(distances, scale), INCOMING_SIDE),
-        "seen": pictures.around(path, cell, distances.shape, SPOT_SIDE),
+        "heat": pictures.heated(image, heat(distances, scale), INCOMING_SIDE),
+        "seen": pictures.around(image, cell, distances.shape, SPOT_SIDE),
         "distance": float(distances[cell]),
         "normal": None,
     }
-    if source is not None and nearest[cell] >= 0:
-        normal, *place = source(int(nearest[cell]))
-        where = _where(normal, evidence)
+    position = int(nearest[cell])
+    if source is not None and position >= 0:
+        rejected = evidence.model.patches is not None and position >= len(evidence.model.patches)
+        path, *place = source(position)
+        where = _where_rejected(path, evidence) if rejected else _where(path, evidence)
         cell = (place[0], place[1])
         picture = pictures.around(where, cell, distances.shape, SPOT_SIDE) if where else None
-        spot["normal"] = {"path": printable(normal), "picture": picture}
+        spot["normal"] = {"path": printable(path), "picture": picture}
+        if rejected:
+            spot["normal"]["rejected"] = True
     return spot
+
+
+def _reject(feature: Features, evidence: Evidence, pictures: Pictures) -> dict[str, Any] | None:
+    """The missed anomaly that is most like the image as a whole, if the model has any."""
+    rejects = evidence.model.rejects
+    if rejects is None:
+        return None
+    gallery = Gallery.build(rejects.features, evidence.model.manifest.scorer.metric)
+    distances, rows = gallery.search(feature[None], 1)
+    path = rejects.paths[int(rows[0, 0])]
+    where = _where_rejected(path, evidence)
+    picture = pictures.whole(where, NORMAL_SIDE) if where else None
+    return {"path": printable(path), "distance": float(distances[0, 0]), "picture": picture}
 
 
 def _nearest(feature: Features, evidence: Evidence, pictures: Pictures) -> list[dict[str, Any]]:
@@ -143,6 +165,12 @@ def _nearest(feature: Features, evidence: Evidence, pictures: Pictures) -> list[
 def _where(normal: str, evidence: Evidence) -> str | None:
     """Where a normal may be opened, if it may."""
     return evidence.normals.of(normal) if evidence.normals else None
+
+
+def _where_rejected(path: str, evidence: Evidence) -> str | None:
+    """Where a reject may be opened, if it may; nothing is said of those that may not."""
+    normals = evidence.normals
+    return Whereabouts(normals.root, normals.folders).of(path) if normals else None
 
 
 def _plane(evidence: Evidence) -> tuple[list[list[float]], list[list[float]], list[list[float]]]:
@@ -221,6 +249,7 @@ def _provenance(manifest: Manifest, summary: Summary) -> Iterable[tuple[str, str
         ("scorer", f"{manifest.scorer.name}, k = {manifest.scorer.k}"),
         ("normals", f"{manifest.data.images} images of {printable(manifest.data.root)}"),
         ("held out", held_out),
+        *((("rejects", f"{manifest.rejects.images} missed anomalies"),) if manifest.rejects else ()),
         ("data fingerprint", manifest.data.fingerprint),
         ("drift", f"distance {drift.distance:.3f}, p-value {drift.p_value:.3g}" if drift else "not tested"),
         ("speed", f"{summary.seconds:.1f} s, {summary.images_per_second:.1f} images a second"),

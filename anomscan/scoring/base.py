@@ -23,6 +23,7 @@ from anomscan.types import Arrays, Features, Outputs, PatchMaps, Rows
 if TYPE_CHECKING:
     from anomscan.network.graph import Graph, GraphOutputs, Value
     from anomscan.scoring.patches import NormalPatches
+    from anomscan.scoring.rejects import Rejects
 
 INDEX, SCORER = "index", "scorer"
 """Roles of a scorer's files: the gallery, and the arrays that it learnt."""
@@ -127,6 +128,8 @@ class Scorer(ABC):
 
     patches: NormalPatches | None = None
     """What it compares patches with, if it does."""
+    rejects: Rejects | None = None
+    """Missed anomalies, whose like score higher, if there are any."""
 
     def __init__(self, info: ScorerInfo, arrays: Arrays | None = None) -> None:
         self.info = info
@@ -232,6 +235,21 @@ class Scorer(ABC):
         """
         raise UsageError(f"the scorer {self.info.name} cannot leave a normal out")
 
+    def reject(self, rejects: Rejects | None) -> None:
+        """Let what is like missed anomalies score higher from now on, or, with None, no longer.
+
+        Raises:
+            ModelDamaged: they are not of the network whose features are in the gallery.
+        """
+        self.rejects = rejects
+
+    def why_no_rejects(self) -> str | None:
+        """Why it cannot learn from missed anomalies, and what can; None where it can."""
+        return (
+            f"the scorer {self.info.name} does not go by the distance to neighbours, and a reject is one; "
+            "index or adapt again with --scorer knn"
+        )
+
     def mean(self, features: Features) -> Features:
         """The features of whole images, (n, D), from those that the network gives."""
         return features
@@ -252,6 +270,13 @@ class Scorer(ABC):
             UsageError: nobody has said how, for this scorer.
         """
         raise UsageError(f"the scorer {self.info.name} cannot be written as ONNX; leave --with-scorer out")
+
+    def compared_graph(self, graph: Graph, patches: Value) -> Value | None:
+        """Add what ``compared`` does to ``graph``: of patches (N, rows, columns, C) the distances.
+
+        None where patches are not looked at.
+        """
+        return None if self.patches is None else self.patches.graph(graph, patches)
 
     def searched_exactly(self) -> Scorer:
         """The same scorer, where it is searched approximately, with an exact search, as a graph has it."""

@@ -17,6 +17,7 @@ from anomscan.scoring.info import GalleryInfo, PatchInfo, Spread
 from anomscan.scoring.patched import SMALLEST, UNKNOWN, Patched
 from anomscan.scoring.patches import PatchGallery, averages, in_peak, peaks
 from anomscan.scoring.reduction import Reduction
+from anomscan.scoring.rejects import PATCH_MARGIN, Rejects, raised, raised_graph, raised_maps
 from anomscan.types import Features, Outputs, PatchMaps
 
 if TYPE_CHECKING:
@@ -53,8 +54,36 @@ class Focused(Patched[PatchGallery]):
         return PatchGallery.build(bank, seed)
 
     def compare(self, outputs: Outputs, patches: Features) -> PatchMaps:
-        """By the nearest patch of a normal."""
-        return self.patches.maps(patches)
+        """By the nearest patch of a normal, and of a reject where there are any."""
+        maps = self.patches.maps(patches)
+        return (
+            maps
+            if self._rejected is None
+            else raised_maps(maps, self._rejected.maps(patches), len(self.patches))
+        )
+
+    def reject(self, rejects: Rejects | None) -> None:
+        """Compare with these from now on, whole images and patches."""
+        self.image.reject(rejects)
+        if rejects is not None:
+            held, own = rejects.patches, self.patches
+            if held is None or (rejects.grid, held.features.shape[1]) != (own.grid, own.gallery.dim):
+                raise ModelDamaged("the rejects of the model do not go with its patches; adapt again")
+        self.rejects = rejects
+
+    def why_no_rejects(self) -> str | None:
+        """What the scorer of whole images says."""
+        return self.image.why_no_rejects()
+
+    @property
+    def _rejected(self) -> PatchGallery | None:
+        return None if self.rejects is None else self.rejects.counting
+
+    def origin(self, position: int) -> tuple[str, int, int]:
+        """See there; positions behind those of the normals' patches are of rejects."""
+        if self._rejected is not None and position >= len(self.patches):
+            return self._rejected.origin(position - len(self.patches))
+        return super().origin(position)
 
     def among_other_patches(
         self, positions: NDArray[np.int32], patches: Features, normals: Outputs
@@ -91,7 +120,22 @@ class Focused(Patched[PatchGallery]):
             raise ModelDamaged("the extractor gives no patches and the model scores by them; adapt again")
         known = np.array([apart.paths.get(path, -1) for path in self.patches.paths], np.int64)
         distances = self.patches.maps_apart(apart.own, known, outputs.patches, apart.metric)
+        if self.rejects is not None:
+            distances = self._raised_apart(distances, self.rejects, outputs.patches, apart)
         return self._both(self._of_patches(distances), self.image.apart(outputs, k, apart))
+
+    def _raised_apart(
+        self, distances: Features, rejects: Rejects, patches: Features, apart: Apart
+    ) -> Features:
+        """Distances of normals to the others beside rejects, by what counts for each of them."""
+        found = distances.copy()
+        for number in np.unique(apart.own):
+            near, rows = rejects.beside(apart.paths, int(number)), np.flatnonzero(apart.own == number)
+            if near is not None:
+                none, others = np.zeros(len(rows), np.int64), np.ones(len(near.paths), np.int64)
+                away = near.maps_apart(none, others, patches[rows], apart.metric)
+                found[rows] = raised(distances[rows], away, PATCH_MARGIN)
+        return found
 
     def _of_patches(self, distances: Features) -> Features:
         peak = _standard(peaks(distances), self.patch_info.peak)
@@ -123,12 +167,21 @@ class Focused(Patched[PatchGallery]):
         both = graph.add("Add", patch, graph.add("Mul", image, info.weight))
         return graph.add("Div", both, 1 + info.weight)
 
+    def compared_graph(self, graph: Graph, patches: Value) -> Value:
+        """The distances to the nearest patch of a normal, raised beside rejects."""
+        distances = self.patches.graph(graph, patches)
+        if self._rejected is None:
+            return distances
+        return raised_graph(graph, distances, self._rejected.graph(graph, patches), PATCH_MARGIN)
+
     def searched_exactly(self) -> Scorer:
         """The scorer of whole images and the patches, both."""
         image, patches = self.image.searched_exactly(), self.patches.searched_exactly()
         if image is self.image and patches is self.patches:
             return self
-        return Focused(image, self.looks, patches, self.patch_info)
+        exact = Focused(image, self.looks, patches, self.patch_info)
+        exact.rejects = self.rejects
+        return exact
 
     @classmethod
     def over(cls, image: Scorer, info: PatchInfo, files: Mapping[str, Path]) -> Self:

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from anomscan.errors import GalleryTooSmall
+from anomscan.errors import GalleryTooSmall, ModelDamaged
 from anomscan.scoring.base import Apart, Scorer, cosine_or_euclidean, knn_score
+from anomscan.scoring.gallery import Gallery
 from anomscan.scoring.info import ScorerInfo
+from anomscan.scoring.rejects import IMAGE_MARGIN, Rejects, raised, raised_graph
 from anomscan.types import Features, Outputs, Rows
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ class Knn(Scorer):
 
     name = "knn"
     uses_neighbours = True
+    _rejected: Gallery | None = None
 
     @classmethod
     def parse(cls, text: str) -> ScorerInfo | None:
@@ -36,13 +39,29 @@ class Knn(Scorer):
         """Nothing: the gallery is all there is."""
 
     def score(self, outputs: Outputs, k: int) -> Features:
-        """See ``knn_score``."""
-        return knn_score(self.gallery.search(outputs.image, k)[0])
+        """See ``knn_score``, and ``rejects`` where there are any."""
+        return self._raised(knn_score(self.gallery.search(outputs.image, k)[0]), outputs.image, k)
+
+    def reject(self, rejects: Rejects | None) -> None:
+        """Compare with these from now on."""
+        if rejects is not None and rejects.features.shape[1] != self.gallery.dim:
+            raise ModelDamaged("the rejects of the model do not go with its gallery; adapt again")
+        self.rejects = rejects
+        self._rejected = None if rejects is None else Gallery.build(rejects.features, self.info.metric)
+
+    def why_no_rejects(self) -> str | None:
+        """None: a reject is a neighbour."""
+        return None
+
+    def _raised(self, scores: Features, features: Features, k: int) -> Features:
+        if self._rejected is None:
+            return scores
+        return raised(scores, k * self._rejected.search(features, 1)[0][:, 0], IMAGE_MARGIN)
 
     def score_and_nearest(self, outputs: Outputs, k: int) -> tuple[Features, Rows]:
         """Both from the same neighbours."""
         distances, neighbours = self.gallery.search(outputs.image, k)
-        return knn_score(distances), neighbours[:, 0]
+        return self._raised(knn_score(distances), outputs.image, k), neighbours[:, 0]
 
     def among_others(self, normals: Outputs, tiles: int, rows: Rows) -> Features:
         """See there; of tiles those of ``MEASURED``, spread over all."""
@@ -69,8 +88,13 @@ class Knn(Scorer):
                 f"{most} normals are left for one that is compared with the others, too few for {k} "
                 f"neighbours; the largest possible --k is {most}"
             )
-        return knn_score(self.gallery.search_apart(outputs.image, k, apart.own, apart.vectors)[0])
+        distances, _ = self.gallery.search_apart(outputs.image, k, apart.own, apart.vectors)
+        return self._raised(knn_score(distances), outputs.image, k)
 
     def graph(self, graph: Graph, outputs: GraphOutputs) -> Value:
-        """The sum of the distances."""
-        return graph.sum(self.gallery.graph(graph, outputs.image, self.info.k)[0], 1)
+        """The sum of the distances, raised beside rejects."""
+        score = graph.sum(self.gallery.graph(graph, outputs.image, self.info.k)[0], 1)
+        if self._rejected is None:
+            return score
+        nearest = graph.shaped(self._rejected.graph(graph, outputs.image, 1)[0], -1)
+        return raised_graph(graph, score, graph.add("Mul", nearest, float(self.info.k)), IMAGE_MARGIN)

@@ -167,6 +167,13 @@ class Patched(Scorer, Generic[Store]):
         """What the patches come to."""
         return self.aspects(outputs, k)["patch_score"]
 
+    def why_no_rejects(self) -> str | None:
+        """A paper's score stays the paper's."""
+        return (
+            f"the model scores as the paper of {self.title} does, which knows no missed anomalies; adapt "
+            "again by another method"
+        )
+
     def graph(self, graph: Graph, outputs: GraphOutputs) -> Value:
         """None, unless somebody says how; raises UsageError."""
         raise UsageError(f"the scorer of {self.title} cannot be written as ONNX; leave --with-scorer out")

@@ -169,6 +169,22 @@ class PatchGallery(NormalPatches):
             into[:] = nearest.reshape(into.shape)
         return found
 
+    def nearest_others(self, patches: Features, own: NDArray[np.int64], sets: NDArray[np.int64]) -> Features:
+        """Distances of the patches of an image, (rows, columns, C), to the nearest that are not of a set.
+
+        Args:
+            patches: of any image.
+            own: (rows columns,) the set of each patch.
+            sets: a number for each of ``paths``.
+
+        Returns:
+            (rows columns,) float32; infinite where none of the nearest ``_OTHERS`` is of another set.
+        """
+        distances, rows = self.gallery.search(patches.reshape(-1, patches.shape[-1]), min(_OTHERS, len(self)))
+        others = (sets[self.images[rows]] != own[:, None]) & (rows >= 0)
+        found: Features = np.where(others, distances, np.float32(np.inf)).min(axis=1)
+        return found
+
     def _to_others(
         self, patches: Features, which: NDArray[np.bool_], metric: Features | None = None
     ) -> Features:
@@ -200,8 +216,11 @@ class PatchGallery(NormalPatches):
     @classmethod
     def load(cls, files: Mapping[str, Path]) -> PatchGallery:
         """Read it back; nothing in the files is executed. Raises ModelDamaged where they do not fit."""
-        gallery, arrays = Gallery.load(files[PATCHES]), read_arrays(files[PLACES])
-        name = files[PLACES].name
+        return cls.fitting(Gallery.load(files[PATCHES]), read_arrays(files[PLACES]), files[PLACES].name)
+
+    @classmethod
+    def fitting(cls, gallery: Gallery, arrays: Arrays, name: str) -> PatchGallery:
+        """A search with what a file, ``name``, says of its patches; raises ModelDamaged where they differ."""
         paths, grid = read_origin(arrays, name)
         images, places = (_whole_numbers(arrays, array, name) for array in ("images", "places"))
         fits = images.shape == (len(gallery),) and places.shape == (len(gallery), 2)

@@ -85,6 +85,13 @@ class Tiled(Scorer):
         largest: Features = scores.reshape(-1, count).max(axis=1)
         return largest
 
+    def why_no_rejects(self) -> str | None:
+        """Nobody says which tile shows what was missed."""
+        return (
+            "the model looks at images in tiles, and cannot tell which of them shows what was missed; index "
+            "or adapt again without tiles"
+        )
+
     def score_and_nearest(self, outputs: Outputs, k: int) -> tuple[Features, Rows]:
         """The same, and the normal tile that is nearest to the most anomalous tile of each image."""
         judged = self.judge(outputs, k)

@@ -55,6 +55,43 @@ def test_index_adds_and_removes(run: Run, folder: Path, judged: Path) -> None:
     assert "11 normals" in run("index", "--remove", judged / "odd.png", "--model", folder).stderr.decode()
 
 
+def test_index_learns_from_missed_anomalies(run: Run, folder: Path, judged: Path) -> None:
+    odd = judged / "odd.png"
+    before = rows(run("score", odd, judged / "=odd.png", "--model", folder).stdout)
+    done = run("index", "--reject", odd, "--model", folder)
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert "10 normals" in done.stderr.decode()
+    assert "learns from 1 missed anomaly\n" in done.stderr.decode()
+    after = rows(run("score", odd, judged / "=odd.png", "--model", folder).stdout)
+    for then in before:
+        (now,) = (row for row in after if row["path"] == then["path"])
+        assert float(now["score"]) > 1.05 * float(then["score"])
+    shown = run("info", "--model", folder).stdout.decode()
+    assert "1 missed anomaly" in shown
+    assert "rejected" in shown
+    refused = run("index", "--add", odd, "--model", folder)
+    assert (refused.returncode, refused.stderr.count(b"\n")) == (1, 1)
+    assert "among its rejects" in refused.stderr.decode()
+    done = run("index", "--unreject", odd, "--model", folder)
+    assert done.returncode == 0
+    assert "learns from" not in done.stderr.decode()
+    assert rows(run("score", odd, judged / "=odd.png", "--model", folder).stdout) == before
+
+
+def test_rejects_need_neither_torch_nor_timm(folder: Path, judged: Path) -> None:
+    arguments = ["anomscan", "index", "--reject", str(judged / "odd.png"), "--model", str(folder)]
+    code = (
+        "import sys; sys.modules.update(torch=None, timm=None)\n"
+        "from anomscan.__main__ import main\n"
+        f"sys.argv = {arguments!r}\n"
+        "main()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert read_manifest(str(folder)).rejects is not None
+
+
 def test_index_keeps_the_rule(run: Run, folder: Path, normal_folder: Path) -> None:
     done = run("index", normal_folder, "--model", folder, "--group-by", "none", "--holdout", "0.3")
     assert "6 more are held out: p-values from 0.14 up" in done.stderr.decode()
@@ -129,6 +166,13 @@ def test_an_unreadable_normal_is_skipped_and_exit_code_3(run: Run, folder: Path,
         (["a", "--force"], 2, "--force goes with --int8 only"),
         (["--add", "a"], 1, "a: No such file or directory"),
         (["--remove", "a"], 1, "no model in anomscan-model"),
+        (["--reject", "a"], 1, "a: No such file or directory"),
+        (["--unreject", "a"], 1, "no model in anomscan-model"),
+        (["--reject", "--add", "a"], 2, "leave each other"),
+        (["--reject", "a", "--reduce", "coreset:2"], 2, "leave each other"),
+        (["a", "--box", "0,0,9,9"], 2, "it goes with --reject only"),
+        (["--unreject", "a", "--box", "0,0,9,9"], 2, "it goes with --reject only"),
+        (["--reject", "a", "--box", "0,0,9"], 2, "--box takes x,y,w,h"),
     ],
 )
 def test_what_index_refuses(run: Run, tmp_path: Path, arguments: list[str], code: int, sentence: str) -> None:

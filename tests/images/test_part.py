@@ -16,7 +16,7 @@ from anomscan.images.part import (
     described,
     mask_in,
     mask_text,
-    parse_region,
+    parse_box,
     part_of,
     refusal,
     share_of,
@@ -34,8 +34,8 @@ def disc(source: tuple[int, int] = SOURCE) -> Mask:
 
 
 def test_a_region_is_four_numbers() -> None:
-    assert parse_region("1,2,30,40") == (1, 2, 30, 40)
-    assert parse_region(" 0,0,1,1 ") == (0, 0, 1, 1)
+    assert parse_box("1,2,30,40") == (1, 2, 30, 40)
+    assert parse_box(" 0,0,1,1 ") == (0, 0, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_a_region_is_four_numbers() -> None:
 )
 def test_what_is_no_region_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--region takes x,y,w,h"):
-        parse_region(text)
+        parse_box(text)
 
 
 @pytest.mark.parametrize("box", [(150, 0, 51, 10), (0, 100, 10, 21), (200, 0, 1, 1), (0, 0, 201, 120)])

@@ -12,7 +12,7 @@ import pytest
 from anomscan.errors import ModelDamaged, ModelTooNew
 from anomscan.images.part import part_of
 from anomscan.model.folder import MANIFEST, read_manifest
-from anomscan.model.manifest import SCHEMA, Change, FileInfo, Manifest, parse_manifest
+from anomscan.model.manifest import SCHEMA, Change, FileInfo, Manifest, RejectInfo, parse_manifest
 from anomscan.network.network import Int8Info, MethodInfo
 from anomscan.scoring.info import GalleryInfo
 from anomscan.types import Tiles
@@ -33,7 +33,7 @@ def parsed(data: object) -> Manifest:
 
 
 def test_the_manifest_is_plain_json_with_checksums(data: Data) -> None:
-    assert (data["schema"], SCHEMA) == (1, 2)
+    assert (data["schema"], SCHEMA) == (1, 3)
     assert data["preprocessing"]["height"] == 64
     assert {len(file["sha256"]) for file in data["files"].values()} == {64}
     assert data["versions"].keys() >= {"python", "onnxruntime", "torch", "timm"}
@@ -78,6 +78,20 @@ def test_what_a_reader_of_0_2_0_would_pass_over_asks_for_schema_2(data: Data, fa
     )  # as written before there was a 2
 
 
+def test_rejects_ask_for_schema_3_and_are_not_spoken_of_where_there_are_none(data: Data) -> None:
+    manifest = parsed(data)
+    assert "rejects" not in manifest.to_json()
+    missed = replace(manifest, rejects=RejectInfo(2, 5))
+    assert missed.least_schema == 3
+    assert missed.id != manifest.id
+    assert parsed(json.loads(json.dumps(missed.to_json()))) == missed
+    for action, schema in (("rejected", 3), ("unrejected", 3), ("removed", 1)):
+        changes = [Change("2026", action, ["/a"])]  # type: ignore[arg-type]
+        assert replace(manifest, changes=changes).least_schema == schema
+    with pytest.raises(ModelDamaged):
+        parsed({**data, "rejects": {"images": -1}})
+
+
 def test_a_procedure_for_patches_asks_for_schema_2_and_for_patches(
     data: Data, fake_patch_model: Path
 ) -> None:
@@ -119,9 +133,9 @@ def test_a_broken_manifest(content: bytes) -> None:
 
 def test_a_newer_model(data: Data) -> None:
     with pytest.raises(ModelTooNew, match=r"^m was written by a newer anomscan \(9\.0\); upgrade"):
-        parsed({"schema": 3, "anomscan": "9.0", "else": data})
+        parsed({"schema": 4, "anomscan": "9.0", "else": data})
     with pytest.raises(ModelTooNew, match="of unknown version"):
-        parsed({"schema": 3})
+        parsed({"schema": 4})
 
 
 def test_what_a_newer_version_of_this_schema_adds_is_passed_over(data: Data) -> None:

@@ -51,7 +51,7 @@ def test_there_is_no_model(tmp_path: Path) -> None:
 
 
 def test_a_newer_model_is_not_read(folder: Path) -> None:
-    (folder / MANIFEST).write_text(json.dumps({"schema": 3, "anomscan": "9.0"}))
+    (folder / MANIFEST).write_text(json.dumps({"schema": 4, "anomscan": "9.0"}))
     with pytest.raises(ModelTooNew, match=r"9\.0"):
         read_model(str(folder), threads=1)
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from anomscan.files.atomic import sha256
+from anomscan.fit.rejects import reject
 from anomscan.images.find import find
 from anomscan.model.model import read_model
 from anomscan.report.heatmaps import Scale
@@ -241,6 +244,53 @@ def test_spots_do_not_stick_out_either(browser: Browser, spotted: Path, width: i
     assert browser.run("document.documentElement.scrollWidth <= window.innerWidth")
     browser.run("{ select(data.rows.find((row) => row.spot)); openViewer() }")
     assert browser.run("at('viewer').scrollWidth <= at('viewer').clientWidth")
+
+
+@pytest.fixture(scope="module")
+def learnt(fake_patch_model: Path, incoming: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page by a model whose rejects are two of the incoming images, which may be opened."""
+    folder = Path(shutil.copytree(fake_patch_model, tmp_path_factory.mktemp("learnt") / "m"))
+    reject([str(incoming / HOSTILE), str(incoming / "3.png")], str(folder), silent)
+    file = folder.parent / "report.html"
+    job = ScoreJob(find([str(incoming)]), read_model(str(folder), 1), keep=50, normals=[str(incoming)])
+    with run(job, silent) as outcome:
+        write_report(file, outcome.evidence(50, outcome.summary()), silent)
+    return file
+
+
+def data_of(page: Path) -> dict[str, Any]:
+    found = re.search(
+        r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.DOTALL
+    )
+    assert found is not None
+    data: dict[str, Any] = json.loads(found[1])
+    return data
+
+
+def test_what_was_missed_before_is_shown(learnt: Path, page: Path) -> None:
+    data = data_of(learnt)
+    assert ["rejects", "2 missed anomalies"] in data["provenance"]
+    rows = {Path(row["path"]).name: row for row in data["rows"]}
+    assert rows[HOSTILE]["reject"]["path"].endswith(HOSTILE)
+    assert rows[HOSTILE]["reject"]["distance"] == pytest.approx(0, abs=1e-3)
+    assert data["pictures"][rows[HOSTILE]["reject"]["picture"]] is not None
+    spot = rows[HOSTILE]["spot"]["normal"]
+    assert (spot["rejected"], Path(spot["path"]).name) == (True, HOSTILE)
+    assert all("reject" not in row for row in data_of(page)["rows"]), "this model has none"
+
+
+def test_the_page_calls_it_by_its_name(browser: Browser, learnt: Path) -> None:
+    browser.problems.clear()
+    browser.open(learnt)
+    browser.run("{ select(data.rows.find((row) => row.spot?.normal?.rejected)); openViewer() }")
+    text = browser.run("document.getElementById('view').textContent")
+    assert f"The hottest spot, like one of the reject {HOSTILE}." in text
+    assert f"Nearest reject: {HOSTILE} at " in text
+    captions = browser.run("[...document.querySelectorAll('#rows figcaption')].map((c) => c.textContent)")
+    assert {"missed before", "expected"} >= {*captions} - {"seen"} > set()
+    names = browser.run("[...document.querySelectorAll('#rows td.name')].map((c) => c.textContent)")
+    assert any(f"like the reject {HOSTILE}" in name for name in names)
+    assert browser.problems == []
 
 
 def test_without_calibration_and_with_gone_normals(
