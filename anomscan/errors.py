@@ -2,6 +2,7 @@
 
 AnomscanError
 ├── UsageError             exit 2: the command line asks for something that does not exist
+├── MissingExtra           a package is not installed
 ├── InputError
 │   ├── UnreadableImage    one file; ``score`` turns it into a row instead of failing
 │   └── NoImages           nothing to look at
@@ -33,6 +34,10 @@ class UsageError(AnomscanError):
     """The command line asks for something that does not exist or does not fit together."""
 
     exit_code = 2
+
+
+class MissingExtra(AnomscanError):
+    """A package that only some installations have is needed; the message says how to install it."""
 
 
 class InputError(AnomscanError):

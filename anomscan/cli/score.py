@@ -153,7 +153,7 @@ def score(
     from anomscan.images.workpiece import PartRule
     from anomscan.model.model import read_model
     from anomscan.pipeline import available_cores
-    from anomscan.report.rows import OF_PARTS, REVIEW, further_columns
+    from anomscan.report.rows import OF_PARTS, REVIEW, check_format, further_columns
     from anomscan.screen.run import ScoreJob, run
     from anomscan.stats.decision import UNDECIDED, Decision, Review
 
@@ -171,6 +171,9 @@ def score(
         raise UsageError("--normals says where a report finds the normals; give --report, too")
     if decode_limit and not isolate:
         raise UsageError("--decode-limit goes with --isolate only")
+    if format_ is Format.parquet and output is None and sys.stdout.isatty():
+        raise UsageError("Parquet is not for a terminal: name a file with -o FILE")
+    check_format(format_.value)
     isolated = (decode_limit or ISOLATED_SECONDS) if isolate else None
     with ExitStack() as running:
         with ExitStack() as outputs:

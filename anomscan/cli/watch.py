@@ -18,8 +18,8 @@ from anomscan.cli.options import (
     Exclude,
     FailOnAnomaly,
     FalsePositives,
-    Format,
-    FormatOption,
+    LineFormat,
+    LineFormatOption,
     MaxPixels,
     ModelFolder,
     MoveAnomalous,
@@ -39,7 +39,7 @@ def watch(
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="FILE", help="Append the rows here.")
     ] = None,
-    format_: FormatOption = Format.csv,
+    format_: LineFormatOption = LineFormat.csv,
     columns: Columns = None,
     once: Annotated[bool, typer.Option("--once", help="Score what has settled, and end.")] = False,
     fpr: FalsePositives = None,
