@@ -51,6 +51,7 @@ OWNERS = {
     "openvino": ["network/"],
     "msgspec": ["model/manifest.py"],
     "sqlite3": ["screen/journal.py", "screen/ranking.py", "files/ledger.py"],
+    "fsspec": ["files/remote.py"],
     "pyarrow": ["report/parquet.py"],
     "watchfiles": ["screen/arrivals.py"],
     "typer": ["cli/"],

@@ -148,6 +148,7 @@ def score(
     """Rank images, most anomalous first. Unreadable files come last, with the reason, whatever --top."""
     from anomscan.cli import console
     from anomscan.files.streams import text_output
+    from anomscan.files.urls import check_local
     from anomscan.images.decode import every_page
     from anomscan.images.find import Search
     from anomscan.images.workpiece import PartRule
@@ -166,6 +167,16 @@ def score(
     further = (*(REVIEW if review else ()), *(OF_PARTS if parts else ()), *further_columns(columns))
     written = _Written(output, format_, top, further, report, heatmaps, summary)
     folders = [folder for folder in (move_anomalous, copy_anomalous, copy_review, heatmaps) if folder]
+    check_local("--heatmaps", heatmaps)
+    for option, folder in (
+        ("--move-anomalous", move_anomalous),
+        ("--copy-anomalous", copy_anomalous),
+        ("--copy-review", copy_review),
+    ):
+        if folder:
+            check_local(option, folder, *paths)
+    if resume:
+        check_local("--resume", output)
     search, threads = Search(exclude or (), folders, min_age), threads or available_cores()
     if normals and not report:
         raise UsageError("--normals says where a report finds the normals; give --report, too")

@@ -86,6 +86,7 @@ def watch(
     from anomscan.cli import console
     from anomscan.files.append import AppendedFile, AppendedStream
     from anomscan.files.ledger import Ledger
+    from anomscan.files.urls import check_local
     from anomscan.pipeline import available_cores
     from anomscan.report.rows import further_columns
     from anomscan.screen.command import Command
@@ -93,6 +94,7 @@ def watch(
     from anomscan.signals import ended_by_signals
     from anomscan.stats.decision import UNDECIDED, Decision
 
+    check_local("watch", folder, model, output, state, move_anomalous, copy_anomalous)
     decision = Decision(fpr, None, threshold)
     acts = fail_on_anomaly or on_anomaly is not None or move_anomalous or copy_anomalous
     if decision == UNDECIDED and acts:
