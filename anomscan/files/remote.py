@@ -163,6 +163,8 @@ def _reached(path: str) -> tuple[Any, str]:
         ) from error
     except ValueError as error:
         raise UsageError(f"there is no storage {scheme}:// that {path} could be in: {error}") from error
+    if hasattr(system, "retries"):
+        system.retries = 1
     return system, place
 
 

@@ -323,3 +323,16 @@ def test_local_files_are_scored_without_any_of_it(line: Path, tmp_path: Path) ->
         [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
     assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_other_commands_take_urls(run: Run, memory: Any, line: Path, there: str, small: Any) -> None:
+    network = ("--backbone", small.name, "--weights", small.weights, "--size", str(small.size))
+    model = ("--model", f"{there}/adapted")
+    steps = ("--method", "panda-es", "--steps", "1", "--focus", "image", "--holdout", "0.5")
+    done = run("adapt", f"{there}/normal", *model, *network, *steps)
+    assert done.returncode == 0, done.stderr
+    assert read_manifest(f"{there}/adapted").method.steps == 1
+    done = run("export", f"{there}/out.onnx", *model, "--images", f"{there}/incoming/sub")
+    assert done.returncode == 0, done.stderr
+    assert memory.size(f"{there}/out.onnx") > 1000
+    assert run("doctor", line, *model).stdout.count(b"every checksum is right") == 1
