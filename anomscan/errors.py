@@ -6,6 +6,7 @@ AnomscanError
 ├── InputError
 │   ├── UnreadableImage    one file; ``score`` turns it into a row instead of failing
 │   └── NoImages           nothing to look at
+├── ClusterError           the machines that should score cannot be used
 ├── OutputError            the result cannot be written
 ├── StateError             what a watch remembers cannot be used
 ├── ModelError
@@ -54,6 +55,10 @@ class NoImages(InputError):
 
 class OutputError(AnomscanError):
     """The result cannot be written where it was asked for."""
+
+
+class ClusterError(AnomscanError):
+    """The machines that should score cannot be reached, or give up."""
 
 
 class StateError(AnomscanError):

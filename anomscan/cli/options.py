@@ -42,6 +42,13 @@ class LineFormat(StrEnum):
     jsonl = "jsonl"
 
 
+class Where(StrEnum):
+    """Whose cores score."""
+
+    local = "local"
+    ray = "ray"
+
+
 ModelFolder = Annotated[
     str,
     typer.Option("--model", envvar="ANOMSCAN_MODEL", metavar="DIR", help="The model folder."),

@@ -29,6 +29,7 @@ from anomscan.cli.options import (
     Normals,
     Threads,
     Threshold,
+    Where,
 )
 from anomscan.errors import UsageError
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from anomscan.report.summary import Summary
     from anomscan.screen.journal import Journal
-    from anomscan.screen.run import Outcome, ScoreJob
+    from anomscan.screen.run import Engine, Outcome, ScoreJob
     from anomscan.types import Progress
 
 REPORT_ROWS = 200
@@ -137,6 +138,15 @@ def score(
         bool, typer.Option("--resume", help="Go on with a run of -o FILE that was cut off.")
     ] = False,
     normals: Normals = None,
+    engine: Annotated[
+        Where, typer.Option(help="Score here, or on the machines of a Ray cluster.")
+    ] = Where.local,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="The Ray cluster, or auto (default: this machine's, or a new one)"
+        ),
+    ] = None,
     isolate: Annotated[
         bool, typer.Option("--isolate", help="Decode in processes that may crash or hang.")
     ] = False,
@@ -177,7 +187,9 @@ def score(
             check_local(option, folder, *paths)
     if resume:
         check_local("--resume", output)
-    search, threads = Search(exclude or (), folders, min_age), threads or available_cores()
+    if address and engine is not Where.ray:
+        raise UsageError("--address goes with --engine ray only")
+    search, asked, threads = Search(exclude or (), folders, min_age), threads, threads or available_cores()
     if normals and not report:
         raise UsageError("--normals says where a report finds the normals; give --report, too")
     if decode_limit and not isolate:
@@ -206,6 +218,7 @@ def score(
                 parts,
                 normals=normals or (),
                 isolate=isolated,
+                engine=_cluster(model, address, asked, device.value) if engine is Where.ray else None,
             )
             journal = running.enter_context(_journal(job, output, resume=resume))
             with console.progress_bar() as progress:
@@ -224,6 +237,12 @@ def score(
         raise typer.Exit(EXIT_ANOMALOUS)
     if summed.unreadable:
         raise typer.Exit(EXIT_UNREADABLE)
+
+
+def _cluster(model: str, address: str | None, cores: int | None, device: str) -> Engine:
+    from anomscan.screen.ray import RayEngine
+
+    return RayEngine(model, address, cores, device)
 
 
 def _journal(job: ScoreJob, output: str | None, *, resume: bool) -> Journal:
