@@ -107,7 +107,7 @@ class Worker:
         try:
             job = self._job = self._job or self._unpacked()
             judged = here(job, Screener(job.model, job.k), sources, lambda *_: None)
-            return pickle.dumps([_slim(each, job.keep) for each in judged])
+            return pickle.dumps([slim(each, job.keep) for each in judged])
         except AnomscanError as error:
             return pickle.dumps(error)
 
@@ -122,7 +122,7 @@ class Worker:
         return ScoreJob((), model, **self._settings)
 
 
-def _slim(judged: Judged, keep: int) -> Judged:
+def slim(judged: Judged, keep: int) -> Judged:
     """The same without pixels, and without maps where no picture is made of them."""
     if isinstance(judged, Unreadable):
         return judged
