@@ -2,9 +2,11 @@
 
 AnomscanError
 ├── UsageError             exit 2: the command line asks for something that does not exist
+├── MissingExtra           a package is not installed
 ├── InputError
 │   ├── UnreadableImage    one file; ``score`` turns it into a row instead of failing
 │   └── NoImages           nothing to look at
+├── ClusterError           the machines that should score cannot be used
 ├── OutputError            the result cannot be written
 ├── StateError             what a watch remembers cannot be used
 ├── ModelError
@@ -35,6 +37,10 @@ class UsageError(AnomscanError):
     exit_code = 2
 
 
+class MissingExtra(AnomscanError):
+    """A package that only some installations have is needed; the message says how to install it."""
+
+
 class InputError(AnomscanError):
     """The images given cannot be used."""
 
@@ -49,6 +55,10 @@ class NoImages(InputError):
 
 class OutputError(AnomscanError):
     """The result cannot be written where it was asked for."""
+
+
+class ClusterError(AnomscanError):
+    """The machines that should score cannot be reached, or give up."""
 
 
 class StateError(AnomscanError):

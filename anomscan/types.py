@@ -1,7 +1,7 @@
 """The values that every floor passes on: arrays with named shapes, progress, preprocessing.
 
-A place that a user names (an image, a folder, a model, an output) is a ``str`` on every floor, as it may one
-day be a URL. A ``pathlib.Path`` is a local scratch file, or one of the model folder that a library reads.
+A place that a user names (an image, a folder, a model, an output) is a ``str`` on every floor, as it may be a
+URL. A ``pathlib.Path`` is a local scratch file, or one of the model folder that a library reads.
 """
 
 from __future__ import annotations

@@ -46,7 +46,9 @@ def adapt(
     size: ImageSize = None,
     outliers: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="Images unlike the normals, for panda-oe, hsc, adib, adib-ewc, adra."),
+        typer.Option(
+            metavar="DIR", help="Images unlike the normals, for panda-oe, hsc, adib, adib-ewc, adra."
+        ),
     ] = None,
     reference: Annotated[
         str | None, typer.Option(metavar="DIR", help="Class folders of other images, for joint, panda-ewc.")

@@ -35,12 +35,14 @@ def evaluate(
     from json import dumps
 
     from anomscan.cli import console
+    from anomscan.files.urls import check_local
     from anomscan.model.model import read_model
     from anomscan.pipeline import available_cores
     from anomscan.screen.evaluate import evaluate as measure
     from anomscan.screen.evaluate import labelled
     from anomscan.text import printable
 
+    check_local("evaluate", normal, anomalous, masks)
     images = labelled(normal, anomalous, exclude or ())
     loaded = read_model(model, available_cores())
     with console.progress_bar() as progress:

@@ -32,6 +32,21 @@ class Format(StrEnum):
 
     csv = "csv"
     jsonl = "jsonl"
+    parquet = "parquet"
+
+
+class LineFormat(StrEnum):
+    """How rows are appended: a line each."""
+
+    csv = "csv"
+    jsonl = "jsonl"
+
+
+class Where(StrEnum):
+    """Whose cores score."""
+
+    local = "local"
+    ray = "ray"
 
 
 ModelFolder = Annotated[
@@ -85,6 +100,7 @@ Wait = Annotated[
 ]
 
 FormatOption = Annotated[Format, typer.Option("--format", help="Of the output.")]
+LineFormatOption = Annotated[LineFormat, typer.Option("--format", help="Of the output.")]
 Columns = Annotated[
     str | None,
     typer.Option("--columns", metavar="NAMES", help="Further columns: image_score, patch_score, regions."),

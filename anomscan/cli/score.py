@@ -31,6 +31,7 @@ from anomscan.cli.options import (
     Normals,
     Threads,
     Threshold,
+    Where,
     isolated,
 )
 from anomscan.errors import UsageError
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from anomscan.images.workpiece import PartRule
     from anomscan.report.summary import Summary
     from anomscan.screen.journal import Journal
-    from anomscan.screen.run import Outcome, ScoreJob
+    from anomscan.screen.run import Engine, Outcome, ScoreJob
     from anomscan.types import Progress
 
 REPORT_ROWS = 200
@@ -139,17 +140,27 @@ def score(
         bool, typer.Option("--resume", help="Go on with a run of -o FILE that was cut off.")
     ] = False,
     normals: Normals = None,
+    engine: Annotated[
+        Where, typer.Option(help="Score here, or on the machines of a Ray cluster.")
+    ] = Where.local,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="The Ray cluster, or auto (default: this machine's, or a new one)"
+        ),
+    ] = None,
     isolate: Isolate = False,
     decode_limit: DecodeLimit = None,
 ) -> None:
     """Rank images, most anomalous first. Unreadable files come last, with the reason, whatever --top."""
     from anomscan.cli import console
     from anomscan.files.streams import text_output
+    from anomscan.files.urls import check_local
     from anomscan.images.decode import every_page
     from anomscan.images.find import Search
     from anomscan.model.model import read_model
     from anomscan.pipeline import available_cores
-    from anomscan.report.rows import OF_PARTS, REVIEW, further_columns
+    from anomscan.report.rows import OF_PARTS, REVIEW, check_format, further_columns
     from anomscan.screen.run import ScoreJob, run
     from anomscan.stats.decision import UNDECIDED, Decision, Review
 
@@ -162,10 +173,25 @@ def score(
     further = (*(REVIEW if review else ()), *(OF_PARTS if parts else ()), *further_columns(columns))
     written = _Written(output, format_, top, further, report, heatmaps, summary)
     folders = [folder for folder in (move_anomalous, copy_anomalous, copy_review, heatmaps) if folder]
-    search, threads = Search(exclude or (), folders, min_age), threads or available_cores()
+    check_local("--heatmaps", heatmaps)
+    for option, folder in (
+        ("--move-anomalous", move_anomalous),
+        ("--copy-anomalous", copy_anomalous),
+        ("--copy-review", copy_review),
+    ):
+        if folder:
+            check_local(option, folder, *paths)
+    if resume:
+        check_local("--resume", output)
+    if address and engine is not Where.ray:
+        raise UsageError("--address goes with --engine ray only")
+    search, asked, threads = Search(exclude or (), folders, min_age), threads, threads or available_cores()
     if normals and not report:
         raise UsageError("--normals says where a report finds the normals; give --report, too")
     apart = isolated(isolate, decode_limit)
+    if format_ is Format.parquet and output is None and sys.stdout.isatty():
+        raise UsageError("Parquet is not for a terminal: name a file with -o FILE")
+    check_format(format_.value)
     with ExitStack() as running:
         with ExitStack() as outputs:
             file = outputs.enter_context(text_output(output))
@@ -186,6 +212,7 @@ def score(
                 parts,
                 normals=normals or (),
                 isolate=apart,
+                engine=_cluster(model, address, asked, device.value) if engine is Where.ray else None,
             )
             journal = running.enter_context(_journal(job, output, resume=resume))
             with console.progress_bar() as progress:
@@ -210,6 +237,12 @@ def _part_rule(part_by: str) -> PartRule:
     from anomscan.images.workpiece import PartRule
 
     return PartRule.parse(part_by, "--part-by")
+
+
+def _cluster(model: str, address: str | None, cores: int | None, device: str) -> Engine:
+    from anomscan.screen.ray import RayEngine
+
+    return RayEngine(model, address, cores, device)
 
 
 def _journal(job: ScoreJob, output: str | None, *, resume: bool) -> Journal:

@@ -18,8 +18,8 @@ from anomscan.cli.options import (
     Exclude,
     FailOnAnomaly,
     FalsePositives,
-    Format,
-    FormatOption,
+    LineFormat,
+    LineFormatOption,
     MaxPixels,
     ModelFolder,
     MoveAnomalous,
@@ -39,7 +39,7 @@ def watch(
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="FILE", help="Append the rows here.")
     ] = None,
-    format_: FormatOption = Format.csv,
+    format_: LineFormatOption = LineFormat.csv,
     columns: Columns = None,
     once: Annotated[bool, typer.Option("--once", help="Score what has settled, and end.")] = False,
     fpr: FalsePositives = None,
@@ -86,6 +86,7 @@ def watch(
     from anomscan.cli import console
     from anomscan.files.append import AppendedFile, AppendedStream
     from anomscan.files.ledger import Ledger
+    from anomscan.files.urls import check_local
     from anomscan.pipeline import available_cores
     from anomscan.report.rows import further_columns
     from anomscan.screen.command import Command
@@ -93,6 +94,7 @@ def watch(
     from anomscan.signals import ended_by_signals
     from anomscan.stats.decision import UNDECIDED, Decision
 
+    check_local("watch", folder, model, output, state, move_anomalous, copy_anomalous)
     decision = Decision(fpr, None, threshold)
     acts = fail_on_anomaly or on_anomaly is not None or move_anomalous or copy_anomalous
     if decision == UNDECIDED and acts:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from anomscan.errors import OutputError
 from anomscan.files.parts import part_in
+from anomscan.files.urls import is_url
 
 
 @contextmanager
@@ -17,11 +18,18 @@ def whole_file(path: str) -> Iterator[Path]:
     """Write ``path`` through a neighbour that takes its name when the block ends without an error.
 
     Whoever reads ``path`` meanwhile sees the old content or none. A device or a named pipe is written
-    directly. A symbolic link keeps pointing where it does.
+    directly. A symbolic link keeps pointing where it does. A URL is written through a temporary file, see
+    ``files.remote``.
 
     Raises:
         OutputError: the folder is missing or cannot be written; raised on entry, before any work.
     """
+    if is_url(path):
+        from anomscan.files.remote import whole_object
+
+        with whole_object(path) as staged:
+            yield staged
+        return
     target = Path(path).resolve()
     if target.is_dir():
         raise OutputError(f"cannot write {path}: it is a folder")

@@ -17,6 +17,7 @@ from anomscan.errors import OutputError
 from anomscan.files.atomic import sync
 from anomscan.files.parts import part_in, remove_leftovers
 from anomscan.files.storage import Identity
+from anomscan.files.urls import is_url
 from anomscan.text import printable
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
@@ -48,8 +49,8 @@ def deliver(
 
     A file appears under its name when all of it is there and on the disk; only then a file that is moved
     leaves its old place. One that has changed since it was looked at, or changes meanwhile, stays where it
-    is; one that has gone is somebody else's by now. Of a symbolic link the file is delivered that it leads
-    to; moving removes the link and leaves that file.
+    is, as does one that a URL names; one that has gone is somebody else's by now. Of a symbolic link the file
+    is delivered that it leads to; moving removes the link and leaves that file.
 
     Args:
         files: paths, and the state in which each was looked at.
@@ -85,6 +86,9 @@ def deliver(
 
 
 def _deliver_one(path: str, identity: Identity, place: Path, delivery: Delivery, *, again: bool) -> None:
+    if is_url(path):
+        delivery.left.append(f"{printable(path)} is not on this machine, and stays")
+        return
     if _identity(path) != identity:
         delivery.left.append(f"{printable(path)} has changed since it was scored, and stays")
         return

@@ -1,4 +1,4 @@
-"""Where files are: the one way from a name to its bytes, on local disks today, in a shape for others too."""
+"""Where files are: the one way from a name to its bytes, on this machine or in a remote storage."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from anomscan.files.atomic import sync
+from anomscan.files.urls import is_url
 
 
 @dataclass(frozen=True)
@@ -107,4 +108,8 @@ _LOCAL = Local()
 
 def storage_of(path: str) -> Storage:
     """The storage that holds ``path``."""
+    if is_url(path):
+        from anomscan.files.remote import REMOTE
+
+        return REMOTE
     return _LOCAL

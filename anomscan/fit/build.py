@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import shlex
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 
 import anomscan
 from anomscan.errors import InputError
+from anomscan.files.urls import absolute
 from anomscan.fit.embed import Embedded, embed
 from anomscan.fit.held_out import HeldOut, Kept, spread
 from anomscan.fit.normals import Normals
@@ -160,7 +160,7 @@ def build_from(
     compared = None
     if bank is not None and kind.ranks_by_patches and (tiles == 1 or normals.rule.is_all):
         few = spread(normals.sources, tiles, with_patches=True)
-        compared = Kept({os.path.abspath(source.path) for source in few})
+        compared = Kept({absolute(source.path) for source in few})
 
     images = embed(
         "embedding the normals",

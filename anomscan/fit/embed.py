@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from anomscan.errors import InputError
+from anomscan.files.urls import absolute
 from anomscan.images.decode import Decoded, decode_all
 from anomscan.images.find import Found, Unreadable
 from anomscan.network.extractor import Extractor
@@ -59,7 +60,7 @@ def embed(
             collected.add(batch.images, batch.outputs)
             if batch.outputs.patches is not None:
                 for each in take:
-                    each(batch.outputs.patches, [os.path.abspath(image.path) for image in batch.images])
+                    each(batch.outputs.patches, [absolute(image.path) for image in batch.images])
     if not collected.is_finite:
         raise InputError("the network gives features of these images that are no numbers")
     if not collected.paths:
@@ -85,12 +86,10 @@ class _Collected:
         self._features[len(self.paths) : len(self.paths) + len(images)] = outputs.image
         self.is_finite &= bool(np.isfinite(outputs.image).all())
         for image in images:
-            self.paths.append(os.path.abspath(image.path))
+            self.paths.append(absolute(image.path))
             self._hash.update(os.fsencode(os.path.relpath(image.path, self._root)))
             self._hash.update(image.pixels.tobytes())
 
     def whole(self) -> Embedded:
         outputs = Outputs(self._features[: len(self.paths)])
-        return Embedded(
-            os.path.abspath(self._root), self.paths, outputs, self.unreadable, self._hash.hexdigest()
-        )
+        return Embedded(absolute(self._root), self.paths, outputs, self.unreadable, self._hash.hexdigest())

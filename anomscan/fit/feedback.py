@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from anomscan.errors import InputError, NoImages, UsageError
+from anomscan.files.urls import absolute
 from anomscan.fit.build import Fitted, Material, build, check_not_rejected, notes
 from anomscan.fit.embed import Embedded, embed
 from anomscan.fit.held_out import HELD, HeldOut, Kept, spread
@@ -125,7 +126,7 @@ def remove(paths: list[str], folder: str, wait: float = 0.0) -> Fitted:
         model = _whole(folder)
         held_out = model.calibration.paths if model.calibration else []
         gone: set[str] = set()
-        for path in map(os.path.abspath, paths):
+        for path in map(absolute, paths):
             found = {
                 normal
                 for normal in (*model.normals, *held_out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from anomscan.errors import InputError
+from anomscan.files.urls import absolute
 from anomscan.fit.part import decide_part
 from anomscan.fit.sets import Sets
 from anomscan.images.find import Found, Search, Unreadable
@@ -51,7 +51,7 @@ class Look:
 
     def by_absolute_path(self) -> dict[str, int]:
         """``copies``, by the paths that a model records."""
-        return {os.path.abspath(path): number for path, number in self.copies.items()}
+        return {absolute(path): number for path, number in self.copies.items()}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from anomscan.errors import ModelNotFound, UsageError
+from anomscan.files.urls import absolute
 from anomscan.fit.look import EVERYTHING, Gathering, Look
 from anomscan.fit.sets import Sets
 from anomscan.images.find import Found, find_images
@@ -77,7 +78,7 @@ class Normals:
             return replace(self, rule=rule)
         chosen: set[int] = set()
         for group in self._drawn(rule.group_by, seed):
-            if any(os.path.abspath(self.sources[i].path) in trained for i in group):
+            if any(absolute(self.sources[i].path) in trained for i in group):
                 continue
             if len(chosen) < target and len(chosen) + len(group) <= max(target, len(self.sources) // 2):
                 chosen.update(group)

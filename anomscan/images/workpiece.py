@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from anomscan.errors import UsageError
+from anomscan.files.urls import absolute
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class PartRule:
         if self.text == "prefix":
             stem = os.path.splitext(name)[0]
             return os.path.join(folder, re.sub(r"[_-][^_-]*$", "", stem) or stem)
-        found = self._pattern.search(os.path.abspath(path))
+        found = self._pattern.search(absolute(path))
         return path if found is None else "/".join(group for group in found.groups() if group is not None)
 
     @cached_property

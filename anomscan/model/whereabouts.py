@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from anomscan.errors import InputError
+from anomscan.files.storage import storage_of
+from anomscan.files.urls import is_url
 from anomscan.images.decode import source_named
 from anomscan.images.find import Found, Source
 from anomscan.text import many, printable
@@ -22,10 +24,10 @@ class Whereabouts:
     """Finds normals by the paths that a model records.
 
     Args:
-        root: the folder of normals that the model records. It says nothing where it is the whole disk, or
-            holds the home folder: then only ``folders`` count.
-        folders: where the user says that the normals are now. A normal that was below ``root`` is looked for
-            below each of them, under the same name, and then where it was.
+        root: the folder of normals that the model records. It says nothing where it is the whole disk, holds
+            the home folder, or is a URL: then only ``folders`` count.
+        folders: where the user says that the normals are now, which may be URLs. A normal that was below
+            ``root`` is looked for below each of them, under the same name, and then where it was.
 
     Raises:
         InputError: one of ``folders`` is none.
@@ -38,7 +40,7 @@ class Whereabouts:
 
     def __post_init__(self) -> None:
         for folder in self.folders:
-            if not os.path.isdir(folder):
+            if not _is_folder(folder):
                 raise InputError(f"--normals {printable(folder)} is no folder")
         real, home = os.path.realpath(self.root or os.sep), os.path.realpath(os.path.expanduser("~"))
         believed = os.path.isabs(self.root) and not _is_below(home, real)
@@ -51,9 +53,9 @@ class Whereabouts:
         if _is_below(os.path.normpath(source.path), os.path.normpath(self.root)):
             below = os.path.relpath(source.path, self.root)
             places = [*(os.path.join(folder, below) for folder in self.folders), *places]
-        there = [place for place in places if os.path.lexists(place)]
+        there = [place for place in places if is_url(place) or os.path.lexists(place)]
         for place in there:
-            if any(_is_below(os.path.realpath(place), allowed) for allowed in self._allowed):
+            if is_url(place) or any(_is_below(os.path.realpath(place), allowed) for allowed in self._allowed):
                 return Source(place, source.page).name
         (self._outside if there else self._gone).add(path)
         return None
@@ -76,6 +78,13 @@ class Whereabouts:
             what = many(len(self._gone), "normal is", "normals are")
             return f"{what} not where the model has them: name their folder with --normals DIR"
         return None
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        return storage_of(path).identity(path).is_folder
+    except (OSError, ValueError):
+        return False
 
 
 def _is_below(path: str, folder: str) -> bool:

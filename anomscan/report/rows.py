@@ -148,8 +148,20 @@ def write_jsonl(rows: Iterable[Row], file: TextIO, columns: Sequence[str] = COLU
 FORMATS = {"csv": write_csv, "jsonl": write_jsonl}
 
 
+PARQUET = "parquet"
+"""The one format that has no lines, see ``report.parquet``."""
+
+
+def check_format(form: str) -> None:
+    """Raise MissingExtra, before any work, where rows cannot be written like that."""
+    if form == PARQUET:
+        from anomscan.report.parquet import check_installed
+
+        check_installed()
+
+
 def write_rows(rows: Iterable[Row], form: str, file: TextIO, further: Sequence[str] = ()) -> bool:
-    """Write rows in one of ``FORMATS``, down to the disk where ``file`` is on one.
+    """Write rows in one of ``FORMATS`` or as ``PARQUET``, down to the disk where ``file`` is on one.
 
     ``further`` are columns behind the usual ones.
 
@@ -160,7 +172,12 @@ def write_rows(rows: Iterable[Row], form: str, file: TextIO, further: Sequence[s
         OutputError: the rows cannot be written, or not all of them.
     """
     try:
-        FORMATS[form](rows, file, (*COLUMNS, *further))
+        if form == PARQUET:
+            from anomscan.report.parquet import write_parquet
+
+            write_parquet(rows, file.buffer, (*COLUMNS, *further))
+        else:
+            FORMATS[form](rows, file, (*COLUMNS, *further))
         file.flush()
         if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             os.fsync(file.fileno())

@@ -11,11 +11,10 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 
-from anomscan.errors import AnomscanError
+from anomscan.errors import AnomscanError, ModelNotFound
 from anomscan.files.lock import try_lock
 from anomscan.images.decode import Decoded
 from anomscan.model.folder import read_manifest, verified
@@ -124,9 +123,6 @@ def _names() -> Finding:
 
 
 def _model(folder: str) -> Iterator[Finding]:
-    if not Path(folder, "model.json").exists():
-        yield Finding("model", True, f"none in {folder}: 'anomscan adapt NORMAL_FOLDER' makes one")
-        return
     try:
         manifest = read_manifest(folder)
         for role in manifest.files:
@@ -135,6 +131,9 @@ def _model(folder: str) -> Iterator[Finding]:
         rules = manifest.preprocessing
         drawn = np.random.default_rng(0).integers(0, 255, (2, *rules.shape), np.uint8)
         scored = Screener(model).batch([Decoded(str(i), pixels) for i, pixels in enumerate(drawn)])
+    except ModelNotFound:
+        yield Finding("model", True, f"none in {folder}: 'anomscan adapt NORMAL_FOLDER' makes one")
+        return
     except AnomscanError as error:
         yield Finding("model", False, str(error), "copy the model folder again, or adapt again")
         return

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from anomscan.errors import OutputError, UsageError
+from anomscan.files.urls import is_url
 from anomscan.text import printable
 
 Settings = Mapping[str, object]
@@ -194,8 +195,10 @@ def journal_of(output: str) -> Path:
 
 
 def can_be_kept(output: str | None) -> bool:
-    """Whether a run that writes there can have a journal: not to a pipe or a device."""
-    return output is not None and (os.path.isfile(output) or not os.path.exists(output))
+    """Whether a run that writes there can have a journal: not to a pipe, a device or a URL."""
+    if output is None or is_url(output):
+        return False
+    return os.path.isfile(output) or not os.path.exists(output)
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from typing import cast
 
 import numpy as np
 
@@ -10,7 +12,7 @@ from anomscan.images.decode import Decoded
 from anomscan.images.glance import LEAST_DIFFERENCE, small_picture
 from anomscan.screen.screener import Scored
 from anomscan.text import many
-from anomscan.types import Features
+from anomscan.types import Features, Pixels
 
 FEWEST_ALIKE = 5
 """Images of which it is odd that they all look the same."""
@@ -19,6 +21,18 @@ FEWEST_ALIKE = 5
 _ODD = ("clipped", "flat", "thumbnail", "further_pages")
 """What is counted; the bits of a mark, from the lowest."""
 _UNLIKE = 1 << len(_ODD)
+
+
+def as_seen(image: Decoded) -> Decoded:
+    """The same image with so little of its pixels, as floats, that ``RemarkCounts`` counts it as before."""
+    grey = _small(image)[..., np.newaxis]
+    return replace(image, pixels=cast(Pixels, np.repeat(grey, 3, axis=-1)))
+
+
+def _small(image: Decoded) -> Features:
+    """Its tiles, or the one that it is, made small and grey: (T, rows, columns)."""
+    tiles = image.pixels if image.pixels.ndim == 4 else image.pixels[None]
+    return np.stack([small_picture(tile) for tile in tiles])
 
 
 class RemarkCounts:
@@ -56,8 +70,7 @@ class RemarkCounts:
         return sum(is_odd << bit for bit, is_odd in enumerate((*odd, unlike)))
 
     def _is_like_the_first(self, image: Decoded) -> bool:
-        tiles = image.pixels if image.pixels.ndim == 4 else image.pixels[None]
-        picture = np.stack([small_picture(tile) for tile in tiles])
+        picture = _small(image)
         if self.first is None:
             self.first = picture
         difference = float(np.sqrt(np.square(picture - self.first).mean()))

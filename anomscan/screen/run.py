@@ -6,7 +6,7 @@ every few minutes, and half of a short run is its start.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass, field, replace
 from itertools import islice
@@ -59,7 +59,7 @@ class ScoreJob:
     sources, and counts what it passes over; ``max_pixels`` replaces the model's limit. ``part_by`` says
     which images are views of one part, to be judged together; ``normals`` are folders in which a report may
     look for the normals. With ``isolate`` images are decoded in processes of their own, each in at most so
-    many seconds.
+    many seconds. ``engine`` looks at the images, on this machine or elsewhere.
     """
 
     sources: Iterable[Found]
@@ -73,6 +73,7 @@ class ScoreJob:
     part_by: PartRule | None = None
     normals: Sequence[str] = ()
     isolate: float | None = None
+    engine: Engine | None = None
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -98,6 +99,24 @@ class ScoreJob:
             "--part-by": self.part_by and self.part_by.text,
             "--top, --report or --heatmaps": self.keep,
         }
+
+
+Judged = tuple[Scored, "list[list[Box] | None] | None"] | Unreadable
+"""Images that were scored together, with where each is odd if that is known; or one that is unreadable."""
+Engine = Callable[["ScoreJob", Screener, Iterable[Found], Progress], Iterator[Judged]]
+"""Scores the sources that it is given, for a job, in their order, by a screener or by others like it."""
+
+
+def here(job: ScoreJob, screener: Screener, sources: Iterable[Found], progress: Progress) -> Iterator[Judged]:
+    """The engine of this machine."""
+    if job.isolate is None:
+        images = decode_all(sources, job.preprocessing, job.threads)
+    else:
+        from anomscan.images.isolate import decode_all_apart
+
+        images = decode_all_apart(sources, job.preprocessing, job.threads, job.isolate)
+    for scored in screener.stream(counted("scoring", images, None, progress)):
+        yield scored if isinstance(scored, Unreadable) else (scored, regions_of(scored, job.model))
 
 
 class Outcome:
@@ -257,21 +276,16 @@ def _fill(outcome: Outcome, screener: Screener, progress: Progress) -> None:
     if journal.resumed:
         ranking.forget_places()
     sources = _to_look_at(outcome) if journal.resumed else job.sources
-    if job.isolate is None:
-        images = decode_all(sources, job.preprocessing, job.threads)
-    else:
-        from anomscan.images.isolate import decode_all_apart
-
-        images = decode_all_apart(sources, job.preprocessing, job.threads, job.isolate)
-    for scored in screener.stream(counted("scoring", images, None, progress)):
-        if isinstance(scored, Unreadable):
-            ranking.add_unreadable(scored)
+    for judged in (job.engine or here)(job, screener, sources, progress):
+        if isinstance(judged, Unreadable):
+            ranking.add_unreadable(judged)
             continue
+        scored, boxes = judged
         marks = outcome.remarks.add(scored)
         if journal.is_kept and not ranking.scored and outcome.remarks.first is not None:
             journal.note(_FIRST, outcome.remarks.first.tolist())
         sampled = outcome.sample.add(scored)
-        ranking.add(scored, regions_of(scored, job.model), marks, sampled if journal.is_kept else ())
+        ranking.add(scored, boxes, marks, sampled if journal.is_kept else ())
         journal.commit()
     if journal.resumed:
         ranking.drop_the_rest()

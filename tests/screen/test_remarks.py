@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from anomscan.images.decode import Remarks
-from anomscan.screen.remarks import FEWEST_ALIKE, RemarkCounts
+from anomscan.screen.remarks import FEWEST_ALIKE, RemarkCounts, as_seen
 from anomscan.screen.screener import Scored
 from tests.conftest import draw
 from tests.fakes import scored
@@ -100,3 +100,21 @@ def test_images_in_tiles_are_alike_where_all_of_their_tiles_are() -> None:
             tiles = replace(image, pixels=np.stack([empty, tile]))
             counts.add(replace(scored(["a"], [0.0]), images=[tiles]))
         assert counts.alike is not differs
+
+
+@pytest.mark.parametrize("tiles", [1, 3])
+def test_an_image_as_seen_is_counted_as_the_image(tiles: int) -> None:
+    generator = np.random.default_rng(0)
+    counts = [RemarkCounts(), RemarkCounts()]
+    for batch in range(3):
+        batch_of = scored([f"{batch}-{i}" for i in range(2)], [0.1, 0.2])
+        base = generator.integers(0, 255, (tiles, 64, 48, 3)).astype(np.uint8)
+        images = [replace(image, pixels=base if tiles > 1 else base[0]) for image in batch_of.images]
+        seen = [as_seen(image) for image in images]
+        assert all(image.pixels.size <= tiles * 16 * 16 * 3 for image in seen)
+        marks = [
+            count.add(replace(batch_of, images=what))
+            for count, what in zip(counts, (images, seen), strict=True)
+        ]
+        assert marks[0] == marks[1]
+    np.testing.assert_allclose(counts[0].first, counts[1].first, rtol=1e-6)
