@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomscan.errors import InputError, ModelError, NoImages, UsageError
+from anomscan.files.urls import absolute
 from anomscan.fit.build import Fitted, notes, rejects_info
 from anomscan.fit.embed import Embedded, embed
 from anomscan.fit.held_out import HeldOut
@@ -108,7 +109,7 @@ def unreject(paths: list[str], folder: str, wait: float = 0.0) -> Fitted:
         model = read_model(folder, available_cores())
         rejects = model.scorer.rejects
         gone: set[str] = set()
-        for path in map(os.path.abspath, paths):
+        for path in map(absolute, paths):
             own = rejects.paths if rejects is not None else []
             found = {image for image in own if (image + os.sep).startswith(path + os.sep)}
             if not found:
@@ -301,7 +302,7 @@ def _chosen_by(folder: str, manifest: Manifest, normals: Normals) -> bool:
 
     Where all normals calibrated and all do again, each is compared with what was chosen without it.
     """
-    calibration, everyone, root = manifest.calibration, normals.rule.is_all, os.path.abspath(normals.root)
+    calibration, everyone, root = manifest.calibration, normals.rule.is_all, absolute(normals.root)
     apart = everyone and calibration is not None and calibration.rule.is_all and root == manifest.data.root
     if manifest.patches is None or apart:
         return False
@@ -309,7 +310,7 @@ def _chosen_by(folder: str, manifest: Manifest, normals: Normals) -> bool:
     known, _ = read_origin(read_arrays(file), file.name)
     before = {os.path.relpath(path, manifest.data.root) for path in known}
     calibrating = normals.sources if everyone else normals.held_out
-    return any(os.path.relpath(os.path.abspath(source.path), root) in before for source in calibrating)
+    return any(os.path.relpath(absolute(source.path), root) in before for source in calibrating)
 
 
 def left_behind(folder: str) -> list[str]:
