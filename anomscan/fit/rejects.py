@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+import anomscan
 from anomscan.errors import InputError, ModelError, NoImages, UsageError
 from anomscan.files.urls import absolute
 from anomscan.fit.build import Fitted, notes, rejects_info
@@ -148,8 +149,15 @@ def _commit(draft: ModelDraft, model: Model, rejects: Rejects | None, change: Ch
             patches = scorer.patch_info
     if rejects is not None:
         draft.put(rejects.save(draft.scratch))
-    changes = [*manifest.changes, change]
-    return draft.commit(replace(manifest, patches=patches, rejects=rejects_info(rejects), changes=changes))
+    return draft.commit(
+        replace(
+            manifest,
+            anomscan=anomscan.__version__,
+            patches=patches,
+            rejects=rejects_info(rejects),
+            changes=[*manifest.changes, change],
+        )
+    )
 
 
 def _check_no_normals(model: Model, images: Embedded) -> None:
