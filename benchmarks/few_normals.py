@@ -24,6 +24,7 @@ import datetime
 import os
 import platform
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,6 +234,31 @@ def power(root: Path, count: int, splits: int, looks: str, cache: Path) -> Itera
         yield "| " + " | ".join([f"{root.name}, {looks}", how, *cells]) + " |"
 
 
+def costs(count: int, rounds: int) -> Iterator[str]:
+    """What p-values cost where a fifth of so many normals is held out, and where all calibrate; in turn."""
+    generator = np.random.default_rng(0)
+    heads = generator.normal(size=(count + 64, 1280)).astype(np.float32)
+    normals, incoming = Images(heads[:count]), Images(heads[count:])
+    begun = {}
+    fitted: dict[str, Fitted] = {}
+    for how, kept in (("a fifth held out", np.arange(count * 4 // 5)), ("none", np.arange(count))):
+        start = time.perf_counter()
+        fitted[how] = Fitted(normals, kept, None)
+        begun[how] = time.perf_counter() - start
+    seconds: dict[str, list[float]] = {how: [] for how in fitted}
+    for _ in range(rounds):
+        for how, model in fitted.items():
+            start = time.perf_counter()
+            model.p_values(incoming)
+            seconds[how].append(time.perf_counter() - start)
+    split, full = (1e3 * float(np.median(times)) / 64 for times in seconds.values())
+    yield (
+        f"{count} normals of 1,280 numbers: search and p-value of an image take {split:.2f} ms with a "
+        f"fifth held out and {full:.2f} with none, {full / split:.2f} times as long; the scores of all that "
+        f"calibrate take {begun['a fifth held out']:.1f} and {begun['none']:.1f} s, once"
+    )
+
+
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(
@@ -246,6 +272,7 @@ def main() -> None:
     parser.add_argument("--normals", type=int, default=40)
     parser.add_argument("--splits", type=int, default=200)
     parser.add_argument("--draws", type=int, default=10, help="of the normals of a folder [10]")
+    parser.add_argument("--costs", type=int, default=0, metavar="N", help="time p-values by N normals")
     parser.add_argument("--made", action="store_true", help="made data, too")
     parser.add_argument("--cache", type=Path, default=Path("benchmarks/data/few"))
     arguments = parser.parse_args()
@@ -268,6 +295,9 @@ def main() -> None:
         for looks in arguments.looks:
             for text in power(root, arguments.normals, arguments.draws, looks, arguments.cache):
                 print(text, flush=True)
+    if arguments.costs:
+        for text in costs(arguments.costs, 21):
+            print(text, flush=True)
     print(
         f"\n{arguments.splits} splits, {arguments.draws} draws; "
         f"{available_cores()} cores of {platform.machine()}, Python {platform.python_version()}, "
