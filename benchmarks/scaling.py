@@ -3,17 +3,19 @@
 Measured here: bytes of an image, of a feature, of a row; core-seconds to read, decode and embed an image; to
 rank a row; to search galleries of growing size, exactly and in lists (FAISS IVF), and what share of the two
 nearest neighbours the lists find. Seconds are the processor's, so that other programs disturb them less.
-A gallery is features of images of ``--from``, each moved at random as far as its own nearest neighbour lies;
-queries are others, moved alike. The rest is multiplication, with the prices given, and is printed as such.
+A gallery is made of the features of images of ``--features``: points between one and another of its nearest;
+queries are others of the kind, and lists find them as far as those images lie together. The rest is
+multiplication, with the prices given, and is printed as such.
 
     python benchmarks/scaling.py
-    python benchmarks/scaling.py --galleries 10000 30000 100000 300000 --model DIR --from DIR
+    python benchmarks/scaling.py --galleries 10000 30000 100000 300000 --features DIR
 """
 
 from __future__ import annotations
 
 import argparse
 import pickle
+import re
 import tempfile
 import time
 from dataclasses import dataclass
@@ -24,7 +26,6 @@ from ray_local import SAMPLES
 
 from anomscan.adapt.options import FocusChoice
 from anomscan.fit.index import IndexOptions, index
-from anomscan.images.decode import Decoded, decode_all
 from anomscan.images.find import find
 from anomscan.model.model import Model, read_model
 from anomscan.report.rows import write_csv
@@ -35,15 +36,21 @@ from anomscan.screen.run import ScoreJob, here
 from anomscan.screen.screener import Scored, Screener
 from anomscan.types import Features
 
-QUERIES, NEIGHBOURS, ROWS = 256, 2, 50_000
+QUERIES, NEIGHBOURS, AROUND, ROWS, MOST = 256, 2, 10, 50_000, 1000
 HOUR = 3600.0
+SCANNED = 128
+"""A large gallery looks at one in so many of its 4 sqrt(n) lists, or at more where that finds too little."""
 
 
 @dataclass(frozen=True)
 class Search:
-    """A gallery of ``vectors``: how it is searched, core-seconds a query and to build it, the recall."""
+    """A gallery of ``vectors``: how it is searched, core-seconds a query and to build it, the recall.
+
+    ``compared`` is how many vectors a query is compared with, middles of lists among them.
+    """
 
     vectors: int
+    compared: float
     kind: str
     seconds: float
     recall: float
@@ -58,6 +65,7 @@ class Measured:
     file: float
     embed: float
     row: float
+    database: float
     rank: float
     answer: float
     searches: list[Search]
@@ -73,8 +81,8 @@ def embedding(model: Model, folder: str) -> tuple[list[Scored], float, float]:
     return [each[0] for each in judged if isinstance(each, tuple)], size, seconds / len(sources)
 
 
-def ranking(scored: Scored) -> tuple[float, float]:
-    """Bytes of a row of CSV, and core-seconds to add it, sort it and write it."""
+def ranking(scored: Scored) -> tuple[float, float, float]:
+    """Bytes of a row as CSV and in the temporary database, and core-seconds to add, sort and write it."""
     batches = ROWS // len(scored.images)
     began = time.process_time()
     rows = Ranking()
@@ -83,23 +91,25 @@ def ranking(scored: Scored) -> tuple[float, float]:
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogateescape", newline="") as file:
         write_csv(rows.rows(), file)
         size = file.tell()
+    pages, page = (
+        rows.journal.db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size")
+    )
     rows.close()
     count = batches * len(scored.images)
-    return size / count, (time.process_time() - began) / count
+    return size / count, pages * page / count, (time.process_time() - began) / count
 
 
-def moved(features: Features, count: int, seed: int) -> Features:
-    """``count`` features of norm 1: those given, again and again, each moved as far as its nearest."""
+def between(features: Features, count: int, seed: int) -> Features:
+    """``count`` features of norm 1, each somewhere between one of those given and one of its ten nearest."""
     generator = np.random.default_rng(seed)
-    distances, _ = Gallery.build(features).search(features, 2)
-    reach = np.sqrt(2 * np.maximum(distances[:, 1], 1e-6))
+    _, nearest = Gallery.build(features).search(features, AROUND + 1)
     made = np.empty((count, features.shape[1]), np.float32)
     for start in range(0, count, 10_000):
         part = made[start : start + 10_000]
         which = generator.integers(0, len(features), len(part))
-        step = generator.standard_normal(part.shape, np.float32)
-        step *= reach[which, None] / np.linalg.norm(step, axis=1, keepdims=True)
-        part[:] = features[which] + step
+        other = nearest[which, generator.integers(1, AROUND + 1, len(part))]
+        part[:] = features[which]
+        part += generator.random((len(part), 1), np.float32) * (features[other] - features[which])
         part /= np.linalg.norm(part, axis=1, keepdims=True)
     return made
 
@@ -113,37 +123,47 @@ def searched(gallery: Gallery, queries: Features) -> float:
 
 def searching(features: Features, sizes: list[int]) -> list[Search]:
     """Time and recall of a query in galleries of these sizes."""
-    found, queries = [], moved(features, QUERIES, seed=1)
+    found, queries = [], between(features, QUERIES, seed=1)
     for size in sizes:
-        vectors = moved(features, size, seed=0)
+        vectors = between(features, size, seed=0)
         gallery = Gallery.build(vectors)
-        found.append(Search(size, "exact", searched(gallery, queries), 1.0, 0.0))
+        found.append(Search(size, size, "exact", searched(gallery, queries), 1.0, 0.0))
         began = time.process_time()
         gallery, info = Gallery.build_fast(vectors, "cosine", seed=0, exact_up_to=0)
         build = time.process_time() - began
-        if gallery.exact or info.recall is None:
+        if gallery.exact:  # where lists find too little
             continue
-        found.append(Search(size, gallery.kind, searched(gallery, queries), info.recall, build))
+        near, lists, _ = map(int, re.findall(r"\d+", gallery.kind))
+        compared = size * near / lists + lists
+        found.append(
+            Search(size, compared, gallery.kind, searched(gallery, queries), info.recall_at_2, build)
+        )
     return found
 
 
-def measure(model: Model, folder: str, sizes: list[int]) -> Measured:
+def features_of(model: Model, folder: str) -> Features:
+    """Features, (n, D), of at most ``MOST`` images of a folder, evenly chosen."""
+    sources = list(find([folder]))
+    chosen = sources[:: max(1, len(sources) // MOST)]
+    judged = here(ScoreJob((), model, threads=2), Screener(model), chosen, lambda *_: None)
+    return np.concatenate([each[0].whole for each in judged if isinstance(each, tuple)])
+
+
+def measure(model: Model, folder: str, like: str, sizes: list[int]) -> Measured:
     """All of it."""
     scored, file, embed = embedding(model, folder)
-    row, rank = ranking(scored[0])
+    row, database, rank = ranking(scored[0])
     answer = len(pickle.dumps([slim((each, None), 0) for each in scored])) / sum(
         len(s.images) for s in scored
     )
-    normals = decode_all(find([str(SAMPLES / "normal")]), model.manifest.preprocessing, 2)
-    images = [image for image in normals if isinstance(image, Decoded)]
-    features = np.concatenate([each.whole for each in (*scored, Screener(model).batch(images))])
-    return Measured(features.shape[1], file, embed, row, rank, answer, searching(features, sizes))
+    features = features_of(model, like)
+    return Measured(features.shape[1], file, embed, row, database, rank, answer, searching(features, sizes))
 
 
-def slope(searches: list[Search], vectors: float) -> float:
-    """Core-seconds of a query among ``vectors``, in proportion to the largest gallery that was measured."""
+def query_seconds(searches: list[Search], compared: float) -> float:
+    """Core-seconds to compare a query with so many vectors, as in the largest gallery that was measured."""
     largest = max(searches, key=lambda search: search.vectors)
-    return largest.seconds * vectors / largest.vectors
+    return largest.seconds * compared / largest.compared
 
 
 def table(title: str, *rows: tuple[str, ...]) -> None:
@@ -161,7 +181,8 @@ def tell_measured(found: Measured) -> None:
         ("file of an image", f"{found.file / 1e3:.0f} kB"),
         ("read, decode, embed and score an image", f"{1e3 * found.embed:.1f} ms of a core"),
         ("feature", f"{found.dim} numbers: {4 * found.dim:,} B exact, {2 * found.dim:,} B in lists"),
-        ("row of CSV; to rank and write it", f"{found.row:.0f} B; {1e6 * found.rank:.0f} us of a core"),
+        ("row of CSV, and in the database that ranks", f"{found.row:.0f} B, {found.database:.0f} B"),
+        ("to rank and write a row", f"{1e6 * found.rank:.0f} us of a core"),
         ("what a Ray worker sends back", f"{found.answer / 1e3:.1f} kB"),
     )
     table(
@@ -184,7 +205,8 @@ def tell_extrapolated(found: Measured, images: float, normals: float, core: floa
         return what, f"{size / 1e12:,.2f} TB", f"{size / 1e9 * storage:,.0f} a month"
 
     def searched(what: str, kind: str, vectors: float, size: int) -> tuple[str, ...]:
-        query = slope([each for each in found.searches if each.kind.startswith(kind)], vectors)
+        compared = vectors if kind == "exact" else vectors / SCANNED + 4 * vectors**0.5
+        query = query_seconds([each for each in found.searches if each.kind.startswith(kind)], compared)
         memory = vectors * size * found.dim / 1e9
         return computed(f"{what}: {1e3 * query:,.2f} ms a query, {memory:,.2f} GB in memory", images * query)
 
@@ -200,7 +222,8 @@ def tell_extrapolated(found: Measured, images: float, normals: float, core: floa
         searched("search 10,000, exactly", "exact", 1e4, 4),
         computed("rank and write the rows, on one machine", images * found.rank),
         stored("rows of CSV", images * found.row),
-        stored("answers of Ray workers, through one machine", images * found.answer),
+        stored("the database that ranks, in the temporary folder", images * found.database),
+        ("answers of Ray workers, through one machine", f"{images * found.answer / 1e12:,.2f} TB", ""),
     )
 
 
@@ -208,6 +231,7 @@ def main() -> None:
     """Measure and tell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--from", dest="source", default=str(SAMPLES / "incoming"))
+    parser.add_argument("--features", help="images that galleries are made like (default: those of --from)")
     parser.add_argument("--model", help="a model folder (default: sample_data/normal, indexed)")
     parser.add_argument("--galleries", type=int, nargs="+", default=[10_000, 30_000, 100_000])
     parser.add_argument("--images", type=float, default=1e9)
@@ -220,7 +244,7 @@ def main() -> None:
         if given.model is None:
             options = IndexOptions(focus=FocusChoice("image", None, None))
             index(str(SAMPLES / "normal"), folder, options, lambda *_: None)
-        found = measure(read_model(folder, 2), given.source, given.galleries)
+        found = measure(read_model(folder, 2), given.source, given.features or given.source, given.galleries)
     tell_measured(found)
     tell_extrapolated(found, given.images, given.normals, given.core_hour, given.gb_month)
 

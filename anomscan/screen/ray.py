@@ -15,7 +15,7 @@ import pickle
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -77,7 +77,7 @@ class RayEngine:
             cores, actors = _shares(ray, self.cores)
             settings = {name: getattr(job, name) for name in ("k", "keep", "max_pixels", "isolate")}
             shipped = ray.put(_files(self.folder, job.model.manifest))
-            given = (shipped, self.device, {**settings, "threads": cores})
+            given = (shipped, self.device, {**settings, "threads": cores}, os.getcwd())
             for judged in _answers(ray, chunks, given, cores, actors):
                 for each in judged:
                     done += 1 if isinstance(each, Unreadable) else len(each[0].images)
@@ -92,11 +92,12 @@ class Worker:
         shipped: reference to the files of the model, by name.
         device: see ``read_model``.
         settings: fields of its ``ScoreJob``.
+        folder: where relative paths begin.
     """
 
-    def __init__(self, shipped: Any, device: str, settings: Mapping[str, Any]) -> None:
-        self._shipped, self._device, self._settings = shipped, device, settings
-        self._job: ScoreJob | None = None
+    def __init__(self, shipped: Any, device: str, settings: Mapping[str, Any], folder: str) -> None:
+        self._shipped, self._device, self._settings, self._folder = shipped, device, settings, folder
+        self._ready: tuple[ScoreJob, Screener] | None = None
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """What is asked for by number and chunk: the number, and the images as judged, or why none is."""
@@ -105,21 +106,24 @@ class Worker:
 
     def _answer(self, sources: list[Found]) -> bytes:
         try:
-            job = self._job = self._job or self._unpacked()
-            judged = here(job, Screener(job.model, job.k), sources, lambda *_: None)
+            job, screener = self._ready = self._ready or self._unpacked()
+            judged = here(job, screener, sources, lambda *_: None)
             return pickle.dumps([slim(each, job.keep) for each in judged])
         except AnomscanError as error:
             return pickle.dumps(error)
 
-    def _unpacked(self) -> ScoreJob:
-        """The job, with the model; of its files nothing is left behind."""
+    def _unpacked(self) -> tuple[ScoreJob, Screener]:
+        """The job, with the model, and its screener; of the model's files nothing is left behind."""
         import ray
 
+        with suppress(OSError):  # without that folder here, no relative path can be right
+            os.chdir(self._folder)
         with TemporaryDirectory(prefix="anomscan-") as folder:
             for name, content in ray.get(self._shipped).items():
                 Path(folder, name).write_bytes(content)
             model = read_model(folder, self._settings["threads"], self._device)
-        return ScoreJob((), model, **self._settings)
+        job = ScoreJob((), model, **self._settings)
+        return job, Screener(model, job.k)
 
 
 def slim(judged: Judged, keep: int) -> Judged:
@@ -194,6 +198,7 @@ def _failures() -> Iterator[None]:
         yield
     except (RayError, SystemException, ExecutionTimeoutError) as error:
         first = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
+        first = first.partition(". ")[0]
         raise ClusterError(
             f"the Ray cluster gave up: {first}; where workers die at the same images again, try --isolate"
         ) from error

@@ -27,16 +27,19 @@ from anomscan.screen import ray as engine
 from anomscan.screen.run import ScoreJob, run
 
 MARK = f"ANOMSCAN_RAY_TEST={uuid.uuid4()}"
-CHUNK = 4
+CHUNK, PATIENCE = 4, 60.0
 
 
 class Slow(engine.Worker):
-    """A worker that takes its time and writes down what it begins."""
+    """A worker that writes down what it begins, and goes on with all but the first when one was killed."""
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        with open(os.environ["ANOMSCAN_RAY_LOG"], "a") as log:
-            log.write(f"{int(batch['number'][0])}\n")
-        time.sleep(0.3)
+        number, log = int(batch["number"][0]), os.environ["ANOMSCAN_RAY_LOG"]
+        with open(log, "a") as file:
+            file.write(f"{number}\n")
+        end = time.monotonic() + PATIENCE
+        while number and not Path(f"{log}.killed").exists() and time.monotonic() < end:
+            time.sleep(0.05)
         return super().__call__(batch)
 
 
@@ -60,7 +63,9 @@ def main(folder: str, model: str, log: str) -> None:
 
     def progress(what: str, done: int, total: int | None, remark: str) -> None:
         nonlocal killed
-        killed = killed or kill_one_worker()
+        if not killed:
+            killed = kill_one_worker()
+            Path(f"{log}.killed").touch()
 
     with run(job, lambda *_: None) as outcome:
         here = [asdict(row) for row in outcome.ranking.rows()]

@@ -89,7 +89,7 @@ def test_a_worker_judges_as_this_machine_and_sends_no_pixels(
     sources = list(Search().find([str(incoming)]))
     own = read_model(str(calibrated_folder), 1)
     expected = list(here(ScoreJob((), own, threads=1), Screener(own), sources, silent))
-    answer = answered(Worker(shipped, "cpu", SETTINGS), sources)
+    answer = answered(Worker(shipped, "cpu", SETTINGS, os.getcwd()), sources)
     assert [type(each) for each in answer] == [type(each) for each in expected]
     for one, other in zip(answer, expected, strict=True):
         if isinstance(one, Unreadable):
@@ -104,9 +104,20 @@ def test_a_worker_judges_as_this_machine_and_sends_no_pixels(
 def test_what_is_expected_to_go_wrong_comes_back(shipped: dict[str, bytes], incoming: Path) -> None:
     name = next(name for name in shipped if name.startswith("extractor") and name.endswith(".onnx"))
     answer = answered(
-        Worker({**shipped, name: b"altered"}, "cpu", SETTINGS), [Source(str(incoming / "00.png"))]
+        Worker({**shipped, name: b"altered"}, "cpu", SETTINGS, os.getcwd()),
+        [Source(str(incoming / "00.png"))],
     )
     assert isinstance(answer, ModelDamaged)
+
+
+def test_a_relative_path_begins_where_the_command_was_called(
+    shipped: dict[str, bytes], incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    worker = Worker(shipped, "cpu", SETTINGS, str(incoming.parent))
+    name = os.path.join(incoming.name, "00.png")
+    (found,) = answered(worker, [Source(name)])
+    assert [image.path for image in found[0].images] == [name]
 
 
 class FakeData:
