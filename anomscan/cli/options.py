@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -40,6 +41,9 @@ class LineFormat(StrEnum):
 
     csv = "csv"
     jsonl = "jsonl"
+
+
+Form = TypeVar("Form", Format, LineFormat)
 
 
 class Where(StrEnum):
@@ -99,8 +103,9 @@ Wait = Annotated[
     typer.Option("--wait", min=0, metavar="SECONDS", help="How long another writer may take to finish."),
 ]
 
-FormatOption = Annotated[Format, typer.Option("--format", help="Of the output.")]
-LineFormatOption = Annotated[LineFormat, typer.Option("--format", help="Of the output.")]
+_FORMAT = typer.Option("--format", help="Of the output (default: as -o FILE is called, or csv)")
+FormatOption = Annotated[Format | None, _FORMAT]
+LineFormatOption = Annotated[LineFormat | None, _FORMAT]
 Columns = Annotated[
     str | None,
     typer.Option("--columns", metavar="NAMES", help="Further columns: image_score, patch_score, regions."),
@@ -236,3 +241,9 @@ def check_force(int8: bool, force: bool) -> None:
     """Refuse ``--force`` where it forces nothing."""
     if force and not int8:
         raise UsageError("--force goes with --int8 only")
+
+
+def named_format(asked: Form | None, output: str | None, forms: type[Form]) -> Form:
+    """The format asked for, or that of which the name of ``output`` has the suffix; else CSV."""
+    suffix = os.path.splitext(output or "")[1][1:].lower()
+    return asked or forms(suffix if suffix in forms.__members__ else "csv")

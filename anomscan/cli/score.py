@@ -33,6 +33,7 @@ from anomscan.cli.options import (
     Threshold,
     Where,
     isolated,
+    named_format,
 )
 from anomscan.errors import UsageError
 
@@ -89,7 +90,7 @@ def score(
     model: ModelFolder = DEFAULT_MODEL,
     top: Annotated[int | None, typer.Option(min=1, help="Only the N most anomalous (default: all)")] = None,
     output: Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="Write here.")] = None,
-    format_: FormatOption = Format.csv,
+    format_: FormatOption = None,
     k: Neighbours = None,
     null: Annotated[
         bool, typer.Option("--null", "-0", help="Paths on stdin end with NUL, not newline.")
@@ -171,7 +172,8 @@ def score(
     if decision == UNDECIDED and (fail_on_anomaly or move_anomalous or copy_anomalous):
         raise UsageError("what is anomalous? say so with --fpr, --fdr or --threshold")
     further = (*(REVIEW if review else ()), *(OF_PARTS if parts else ()), *further_columns(columns))
-    written = _Written(output, format_, top, further, report, heatmaps, summary)
+    form = named_format(format_, output, Format)
+    written = _Written(output, form, top, further, report, heatmaps, summary)
     folders = [folder for folder in (move_anomalous, copy_anomalous, copy_review, heatmaps) if folder]
     check_local("--heatmaps", heatmaps)
     for option, folder in (
@@ -189,9 +191,9 @@ def score(
     if normals and not report:
         raise UsageError("--normals says where a report finds the normals; give --report, too")
     apart = isolated(isolate, decode_limit)
-    if format_ is Format.parquet and output is None and sys.stdout.isatty():
+    if form is Format.parquet and output is None and sys.stdout.isatty():
         raise UsageError("Parquet is not for a terminal: name a file with -o FILE")
-    check_format(format_.value)
+    check_format(form.value)
     with ExitStack() as running:
         with ExitStack() as outputs:
             file = outputs.enter_context(text_output(output))

@@ -26,6 +26,7 @@ from anomscan.cli.options import (
     Neighbours,
     Threads,
     Threshold,
+    named_format,
 )
 from anomscan.errors import UsageError
 
@@ -39,7 +40,7 @@ def watch(
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="FILE", help="Append the rows here.")
     ] = None,
-    format_: LineFormatOption = LineFormat.csv,
+    format_: LineFormatOption = None,
     columns: Columns = None,
     once: Annotated[bool, typer.Option("--once", help="Score what has settled, and end.")] = False,
     fpr: FalsePositives = None,
@@ -109,7 +110,7 @@ def watch(
         k=k,
         threads=threads or available_cores(),
         device=device.value,
-        form=format_.value,
+        form=named_format(format_, output, LineFormat).value,
         further=further_columns(columns),
         exclude=exclude or (),
         max_pixels=max_pixels,

@@ -6,7 +6,7 @@ import pytest
 
 from anomscan import DEFAULT_BACKBONE
 from anomscan.adapt.options import BackboneChoice
-from anomscan.cli.options import backbone_choice, check_force
+from anomscan.cli.options import Format, LineFormat, backbone_choice, check_force, named_format
 from anomscan.errors import UsageError
 from anomscan.scoring.registry import SCORERS
 from tests.conftest import Run
@@ -22,6 +22,15 @@ def test_force_goes_with_int8() -> None:
         check_force(int8, force)
     with pytest.raises(UsageError, match="--force goes with --int8 only"):
         check_force(False, True)
+
+
+def test_the_name_of_the_output_says_its_format_where_nothing_else_does() -> None:
+    names = {"rows.csv": "csv", "ROWS.JSONL": "jsonl", "a.b/rows.parquet": "parquet", "rows.txt": "csv"}
+    assert {name: named_format(None, name, Format).value for name in names} == names
+    assert named_format(None, None, Format) is Format.csv
+    assert named_format(Format.csv, "rows.jsonl", Format) is Format.csv
+    assert named_format(None, "log.jsonl", LineFormat) is LineFormat.jsonl
+    assert named_format(None, "log.parquet", LineFormat) is LineFormat.csv
 
 
 @pytest.mark.parametrize("verb", ["adapt", "index"])
