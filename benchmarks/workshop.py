@@ -211,4 +211,5 @@ def duration(folder: Path, *arguments: str) -> float:
 def scratch(seed: int) -> tempfile.TemporaryDirectory[str]:
     """A folder to work in; the same random moments for the same seed."""
     random.seed(seed)
+    _server()  # before there are threads, which might make one each
     return tempfile.TemporaryDirectory(prefix="anomscan-workshop-")
