@@ -274,8 +274,8 @@ def main() -> None:
                 print(f"{name}, kill {killed.total() + 1}, after {share:.2f} of its time: {fault}")
                 sys.exit(1)
             killed[name] += was_killed
-            if was_killed and killed.total() % 10 == 0:
-                print(f"{killed.total()} kills, {time.monotonic() - began:.0f} s", file=sys.stderr)
+            if was_killed and killed.total() % 5 == 0:
+                print(f"{dict(killed)}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
             if not was_killed:  # the machine has more time for it than when it was measured
                 kinds[name].seconds *= 0.95
         for name, kind in kinds.items():

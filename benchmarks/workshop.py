@@ -7,16 +7,20 @@ is something between the first and the last moment.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import IO
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -47,43 +51,99 @@ class Ended:
         return self
 
 
+class _Server:
+    """The process that forks, see ``command.py``; any thread may start commands and wait for them."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", HERE / "command.py"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(HERE.parent), "OPENBLAS_NUM_THREADS": "1"},
+        )
+        self._news = threading.Condition()
+        self._count = 0
+        self._begun: dict[int, int] = {}
+        self._ended: dict[int, int] = {}
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            what, number, value = line.split()
+            with self._news:
+                (self._begun if what == b"begun" else self._ended)[int(number)] = int(value)
+                self._news.notify_all()
+        os._exit(1)  # it has said why
+
+    def start(self, folder: Path, *arguments: str) -> Command:
+        """Ask for a command."""
+        descriptor, heard = tempfile.mkstemp(prefix="heard-")
+        os.close(descriptor)
+        assert self._process.stdin is not None
+        with self._news:
+            self._count += 1
+            number = self._count
+            request = json.dumps([number, str(folder), heard, arguments])
+            self._process.stdin.write(request.encode() + b"\n")
+            self._process.stdin.flush()
+            return Command(self, number, Path(heard))
+
+    def begun(self, number: int) -> None:
+        """Wait until a command is about to work, or has ended before."""
+        with self._news:
+            self._news.wait_for(lambda: number in self._begun or number in self._ended)
+
+    def kill(self, number: int) -> None:
+        """End a command that has begun by SIGKILL, unless it has ended."""
+        with self._news:
+            if number not in self._ended:
+                with suppress(ProcessLookupError):  # it has ended, and nobody was told yet
+                    os.kill(self._begun[number], signal.SIGKILL)
+
+    def wait(self, number: int) -> int:
+        """The exit code of a command that was started, negative for a signal."""
+        with self._news:
+            self._news.wait_for(lambda: number in self._ended)
+            return self._ended.pop(number)
+
+
 @dataclass
 class Command:
-    """A command whose work has begun."""
+    """A command that runs, or has ended."""
 
-    process: subprocess.Popen[bytes]
-    heard: IO[bytes]
+    server: _Server
+    number: int
+    heard: Path
+
+    def begun(self) -> Command:
+        """Itself, when it has imported what it needs."""
+        self.server.begun(self.number)
+        return self
 
     def wait(self) -> Ended:
         """Until it has ended."""
-        code = self.process.wait()
-        with self.heard:
-            self.heard.seek(0)
-            return Ended(code, self.heard.read().decode("utf-8", "replace"))
+        code = self.server.wait(self.number)
+        said = self.heard.read_text(errors="replace")
+        self.heard.unlink()
+        return Ended(code, said)
 
     def killed_after(self, seconds: float) -> Ended:
-        """Kill it then, unless it has ended."""
+        """Kill it when it has worked for so long, unless it has ended."""
+        self.begun()
         time.sleep(seconds)
-        self.process.kill()
+        self.server.kill(self.number)
         return self.wait()
 
 
+@cache
+def _server() -> _Server:
+    return _Server()
+
+
 def start(folder: Path, *arguments: str) -> Command:
-    """Begin ``anomscan ARGUMENTS`` in a folder; returns when it is about to work, or has failed before."""
-    reading, writing = os.pipe()
-    heard = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed when the command has ended
-    process = subprocess.Popen(
-        [sys.executable, "-P", HERE / "command.py", str(writing), *arguments],
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=heard,
-        pass_fds=[writing],
-        env={**os.environ, "PYTHONPATH": str(HERE.parent)},
-    )
-    os.close(writing)
-    with open(reading, "rb") as begun:
-        begun.read()
-    return Command(process, heard)
+    """Begin ``anomscan ARGUMENTS`` in a folder, in a process of its own."""
+    return _server().start(folder, *arguments)
 
 
 def run(folder: Path, *arguments: str) -> Ended:
@@ -143,7 +203,7 @@ def check_leftovers(folder: Path, *models: str) -> None:
 
 def duration(folder: Path, *arguments: str) -> float:
     """Seconds that a command works, to its good end."""
-    command, began = start(folder, *arguments), time.monotonic()
+    command, began = start(folder, *arguments).begun(), time.monotonic()
     command.wait().well()
     return time.monotonic() - began
 
@@ -151,4 +211,5 @@ def duration(folder: Path, *arguments: str) -> float:
 def scratch(seed: int) -> tempfile.TemporaryDirectory[str]:
     """A folder to work in; the same random moments for the same seed."""
     random.seed(seed)
+    _server()  # before there are threads, which might make one each
     return tempfile.TemporaryDirectory(prefix="anomscan-workshop-")

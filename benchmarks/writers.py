@@ -91,6 +91,11 @@ def score_beside(folder: Path, number: int, over: threading.Event, ended: Counte
         ended["scored"] += 1
 
 
+def tell(what: str, ended: Counter[str], began: float) -> None:
+    """Say how far it is."""
+    print(f"{what}, {dict(ended)}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+
+
 def main() -> None:
     """Rounds of both."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -116,11 +121,13 @@ def main() -> None:
         try:
             for thread in scorers:
                 thread.start()
-            for _ in range(arguments.index):
+            for number in range(arguments.index):
                 index_round(folder, ended)
+                tell(f"index: {number + 1} of {arguments.index} rounds", ended, began)
             run(folder, "index", "normal", "--model", "m").well()
             for number in range(arguments.add):
                 add_round(folder, number, ended)
+                tell(f"index --add: {number + 1} of {arguments.add} rounds", ended, began)
         except Fault as fault:
             faults.append(fault)
         finally:
