@@ -233,7 +233,8 @@ def memory(folder: Path, files: int, seconds: float) -> bool:
     assert first is not None, "fewer images than are needed were scored"
     print(
         f"{output.rows} images, {output.rows / took:.0f} a second: {first[0]:.1f} MiB and {first[1]} "
-        f"descriptors after {FIRST}, {last[0]:.1f} MiB and {last[1]} at the end; exit code {code}"
+        f"descriptors after {FIRST}, {last[0]:.1f} MiB and {last[1]} at the end; exit code {code}",
+        flush=True,  # before so many files are removed
     )
     return code == 0 and last[0] <= 1.03 * first[0] and last[1] <= first[1]
 
