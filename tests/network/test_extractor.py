@@ -185,3 +185,14 @@ def test_what_a_graph_cannot_have_is_said_once(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", NO_MEMORY, file], capture_output=True, cwd=REPOSITORY)
     assert done.stdout.startswith(b"the extractor fails on (1, 2, 2, 3) pixels: ")
     assert done.stderr == b""
+
+
+def test_scoring_reports_to_nobody_and_leaves_nothing_in_the_home_folder(
+    normal_folder: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    """In an environment of its own: what suppresses the reports in a test's would hide a fault."""
+    (home := tmp_path / "home").mkdir()
+    own = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "HOME": str(home)}
+    command = [sys.executable, "-m", "anomscan", "score", str(normal_folder), "--model", str(model_folder)]
+    subprocess.run(command, env=own, check=True, capture_output=True)
+    assert list(home.iterdir()) == []
