@@ -92,7 +92,8 @@ def index(
 
     check_force(int8, force)
     started = any(option is not None for option in (backbone, weights, size))
-    asked = (scorer, holdout, group_by, reduce, range_, focus, budget, patches, region, mask, tiles, defect)
+    looked_at = (exclude or None, range_, max_pixels, region, mask, tiles, defect)
+    asked = (scorer, holdout, group_by, reduce, focus, budget, patches, *looked_at)
     building = started or int8 or any(option is not None for option in asked)
     if add + remove + reject + unreject + building > 1:
         raise UsageError(
@@ -105,8 +106,8 @@ def index(
     if not (add or remove or reject or unreject) and len(paths) > 1:
         raise UsageError("name one folder of normal images, or accept further images with --add")
     apart = isolated(isolate, decode_limit)
-    if remove and apart:
-        raise UsageError("--remove decodes nothing; leave --isolate out")
+    if apart and (remove or reject or unreject):
+        raise UsageError("--isolate goes with building an index, and with --add; leave it out")
     with progress_bar() as progress:
         if add:
             fitted = feedback.add(paths, model, progress, wait, apart)
