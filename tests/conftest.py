@@ -28,8 +28,11 @@ from anomscan.types import Progress
 from tests.exports import remembered
 from tests.fakes import fake_network
 
-if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup, and then in every process of a test
-    signal.signal(signal.SIGHUP, lambda *_: None)
+for ended_by, handler in ((signal.SIGHUP, lambda *_: None), (signal.SIGINT, signal.default_int_handler)):
+    if (
+        signal.getsignal(ended_by) is signal.SIG_IGN
+    ):  # under nohup and behind &, and in every process of a test
+        signal.signal(ended_by, handler)
 
 REPOSITORY = Path(__file__).parent.parent
 SIZE = 64
