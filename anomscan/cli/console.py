@@ -390,7 +390,7 @@ def finish(fitted: Fitted, model: str) -> None:
 def _rejects(rejects: RejectInfo) -> str:
     from anomscan.text import many
 
-    places = f", by {many(rejects.patches, 'patch', 'patches')} of them" if rejects.patches else ""
+    places = f", by {many(rejects.patches, 'patch', 'patches')}" if rejects.patches else ""
     return f"{many(rejects.images, 'missed anomaly', 'missed anomalies')}{places}"
 
 

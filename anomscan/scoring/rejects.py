@@ -216,11 +216,11 @@ def raised(distances: Features, to_rejects: Features, margin: float) -> Features
 def raised_maps(maps: PatchMaps, rejects: PatchMaps, normals: int) -> PatchMaps:
     """The same of maps, by the normals' patches and by those of rejects.
 
-    Where a patch is so near to one of a reject that it counts, ``nearest`` is the position of that behind
-    those of the ``normals``, so many.
+    Where a patch is nearer to one of a reject than to any of a normal, ``nearest`` is the position of that
+    behind those of the ``normals``, so many. Of what is far from both it says nothing that it counts.
     """
     distances = raised(maps.distances, rejects.distances, PATCH_MARGIN)
-    nearest = np.where(distances > maps.distances, normals + rejects.nearest, maps.nearest)
+    nearest = np.where(rejects.distances < maps.distances, normals + rejects.nearest, maps.nearest)
     return PatchMaps(distances, nearest)
 
 

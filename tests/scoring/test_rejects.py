@@ -23,9 +23,10 @@ from anomscan.scoring.rejects import (
     odd_places_apart,
     raised,
     raised_graph,
+    raised_maps,
 )
 from anomscan.scoring.tiled import tiled
-from anomscan.types import Features, Outputs, Tiles
+from anomscan.types import Features, Outputs, PatchMaps, Tiles
 from tests.scoring.features import LEARNT, fitted, unit
 from tests.scoring.graphs import computed
 from tests.scoring.test_focused import SIDE, defective, images
@@ -342,3 +343,12 @@ def test_who_cannot_learn_from_rejects_says_why() -> None:
     in_tiles = tiled(knn(), Tiles(1, 2, 0.0, (2, 1))).why_no_rejects()
     assert in_tiles is not None
     assert "in tiles" in in_tiles
+
+
+def test_a_patch_is_like_a_reject_where_no_normal_is_nearer() -> None:
+    """What is far from both may be raised, and is not said to be like the reject."""
+    normals = PatchMaps(np.array([[[5.0, 2.0, 2.0]]], np.float32), np.array([[[7, 8, 9]]], np.int32))
+    missed = PatchMaps(np.array([[[5.5, 1.0, 9.0]]], np.float32), np.array([[[0, 1, 0]]], np.int32))
+    maps = raised_maps(normals, missed, 100)
+    assert (maps.distances > normals.distances).tolist() == [[[True, True, False]]]
+    assert maps.nearest.tolist() == [[[7, 101, 9]]]
