@@ -244,6 +244,14 @@ def check_force(int8: bool, force: bool) -> None:
 
 
 def named_format(asked: Form | None, output: str | None, forms: type[Form]) -> Form:
-    """The format asked for, or that of which the name of ``output`` has the suffix; else CSV."""
+    """The format asked for, or that of which the name of ``output`` has the suffix; else CSV.
+
+    Raises:
+        UsageError: the name asks for a format that is not one of ``forms``.
+    """
+    if asked is not None:
+        return asked
     suffix = os.path.splitext(output or "")[1][1:].lower()
-    return asked or forms(suffix if suffix in forms.__members__ else "csv")
+    if suffix in Format.__members__ and suffix not in forms.__members__:
+        raise UsageError(f"rows cannot be appended to a file of {suffix}; name another, or give --format")
+    return forms(suffix if suffix in forms.__members__ else "csv")

@@ -30,7 +30,9 @@ def test_the_name_of_the_output_says_its_format_where_nothing_else_does() -> Non
     assert named_format(None, None, Format) is Format.csv
     assert named_format(Format.csv, "rows.jsonl", Format) is Format.csv
     assert named_format(None, "log.jsonl", LineFormat) is LineFormat.jsonl
-    assert named_format(None, "log.parquet", LineFormat) is LineFormat.csv
+    assert named_format(LineFormat.csv, "log.parquet", LineFormat) is LineFormat.csv
+    with pytest.raises(UsageError, match="rows cannot be appended to a file of parquet"):
+        named_format(None, "log.parquet", LineFormat)
 
 
 @pytest.mark.parametrize("verb", ["adapt", "index"])
