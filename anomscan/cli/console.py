@@ -149,7 +149,7 @@ def model_table(manifest: Manifest, folder: str, suspects: Suspects | None = Non
     from anomscan.images.part import described
     from anomscan.images.tiles import described as tiles_of
     from anomscan.scoring.registry import scorer_class
-    from anomscan.text import printable
+    from anomscan.text import many, printable
 
     preprocessing, method, data = manifest.preprocessing, manifest.method, manifest.data
     settings = ", ".join(f"{name} {value}" for name, value in method.settings.items() if name != "steps")
@@ -182,7 +182,10 @@ def model_table(manifest: Manifest, folder: str, suspects: Suspects | None = Non
         ("precision", _precision(manifest.int8)),
         ("held out", _held_out(manifest.calibration)),
         *((("rejects", _rejects(manifest.rejects)),) if manifest.rejects else ()),
-        *((change.action, f"{len(change.paths)} images on {change.date}") for change in manifest.changes),
+        *(
+            (change.action, f"{many(len(change.paths), 'image', 'images')} on {change.date}")
+            for change in manifest.changes
+        ),
         ("fingerprint", data.fingerprint),
         ("model id", manifest.id),
         ("versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),

@@ -34,6 +34,7 @@ from anomscan.stats.calibration import Calibration
 from anomscan.types import Outputs
 from tests.conftest import SIZE, draw, fake_model, silent
 from tests.fakes import CELLS, fake_network
+from tests.fit.conftest import stained_images
 
 
 def scored(folder: Path, paths: list[str]) -> list[Row]:
@@ -251,21 +252,9 @@ def test_a_gallery_that_is_not_whole_takes_no_changes(
 
 
 @pytest.fixture
-def patchy(fake_patch_model: Path, tmp_path: Path) -> Path:
-    """A model that looks at patches, too, with ten normals and ten held out, to change."""
-    return Path(shutil.copytree(fake_patch_model, tmp_path / "patchy"))
-
-
-@pytest.fixture
 def stained(tmp_path: Path) -> list[str]:
-    """Images that are like the normals but for a red cell, of row 3 and column 4."""
-    paths = []
-    for seed in range(3):
-        image = draw(750 + seed)
-        image.paste((255, 0, 0), (48, 36, 60, 48))
-        paths.append(str(tmp_path / f"stained {seed}.png"))
-        image.save(paths[-1])
-    return paths
+    """Images that are like the normals but for a red cell."""
+    return stained_images(tmp_path, 3, (255, 0, 0))
 
 
 def patch_score(folder: Path, path: str) -> float:

@@ -36,24 +36,13 @@ from anomscan.scoring.rejects import Rejects
 from anomscan.screen.run import ScoreJob, run
 from anomscan.types import Outputs, Part, Reading
 from tests.conftest import Fit, draw, fake_model, silent
-
-
-@pytest.fixture
-def patchy(fake_patch_model: Path, tmp_path: Path) -> Path:
-    """A model that looks at patches, too, with ten normals and ten held out, to change."""
-    return Path(shutil.copytree(fake_patch_model, tmp_path / "patchy"))
+from tests.fit.conftest import stained_images
 
 
 @pytest.fixture
 def stained(tmp_path: Path) -> list[str]:
-    """Images that are like the normals but for a faint red cell, of row 3 and column 4."""
-    paths = []
-    for seed in range(4):
-        image = draw(750 + seed)
-        image.paste((215, 150, 150), (48, 36, 60, 48))
-        paths.append(str(tmp_path / f"stained {seed}.png"))
-        image.save(paths[-1])
-    return paths
+    """Images that are like the normals but for a faint red cell."""
+    return stained_images(tmp_path, 4, (215, 150, 150))
 
 
 def scored(folder: Path, paths: list[str]) -> list[Row]:
