@@ -14,8 +14,8 @@ from PIL import ImageOps
 
 from anomscan.adapt.adaptation import Resources, adapt_backbone
 from anomscan.adapt.backbones import load_backbone
+from anomscan.adapt.beside import Beside
 from anomscan.adapt.folders import Folder, Material
-from anomscan.adapt.label_free import LabelFree
 from anomscan.adapt.objectives import Compactness
 from anomscan.adapt.options import AdaptOptions, BackboneChoice
 from anomscan.adapt.presets import PRESETS
@@ -53,7 +53,7 @@ def choice(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_adapt_score_and_export(
     choice: BackboneChoice, normal_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(LabelFree, "fewest", 10)
+    monkeypatch.setattr(Beside, "against", lambda *_, **__: None)
     size, (mean, std), _ = FAMILIES[choice.name]
     options = AdaptOptions(method="auto", backbone=choice, steps=5)
     folder = str(tmp_path / "m")
@@ -88,7 +88,7 @@ def test_collapse_is_noticed_whatever_the_network(choice: BackboneChoice, tmp_pa
                 steps=30, batch=16, rate=rate, momentum=0.9, weight_decay=0.0, clip=10.0
             ),
         ),
-        Material(Folder(images[:16], 16, "normal"), Folder(images[16:], 8, "held-out normal")),
+        Material(Folder(images, len(images), "normal")),
         Resources(0, "cpu", None, 1e9, tmp_path),
         silent,
     )

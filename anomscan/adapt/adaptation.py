@@ -90,7 +90,7 @@ def adapt_backbone(
     cached = _cached(backbone, trunk, preset, material, resources)
     trainer = _trainer(tail.to(device), backbone, preset, cached, resources.seed)
     steps = preset.optimisation.steps
-    watch = preset.stopping.watch(Training(tail, steps, cached.normals, cached.held_out, resources.seed))
+    watch = preset.stopping.watch(Training(tail, steps, cached.normals))
 
     def on_step(step: int, loss: float) -> bool:
         progress("adapting", step, steps, f"loss {loss:.4g}")
@@ -100,8 +100,11 @@ def adapt_backbone(
     keeping = Keeping(resources.checkpoint, watch) if resources.checkpoint else None
     with _naming(resources.checkpoint):
         done, loss = trainer.run(on_step, resources.time_budget, keeping)
+    result = watch.result(tail.to("cpu"))
+    if result is None:
+        return Adapted([backbone.model], selection=watch.record())
     return Adapted(
-        (trunk, watch.result(tail.to("cpu"))),
+        (trunk, result),
         done,
         loss if done else None,
         asdict(preset.optimisation),
@@ -128,7 +131,6 @@ class _Cached:
 
     normals: ActivationCache
     others: dict[str, Others]
-    held_out: ActivationCache | None
 
 
 def _cached(
@@ -151,8 +153,7 @@ def _cached(
     augmentation = Augmentation(preprocessing.height, preprocessing.width)
     normals = of(material.normals, [augmentation] * preset.views)
     others = {option: _labelled(folder, of(folder)) for option, folder in material.others.items()}
-    views = preset.stopping.views(resources.seed)
-    return _Cached(normals, others, of(material.held_out, views) if material.held_out else None)
+    return _Cached(normals, others)
 
 
 def _labelled(folder: Folder, cache: ActivationCache) -> Others:

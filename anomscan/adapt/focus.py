@@ -22,7 +22,8 @@ from torch.nn import functional
 
 from anomscan.adapt.backbones import Backbone
 from anomscan.adapt.folders import decoded, decoded_once
-from anomscan.adapt.made_anomalies import PATCH, Maker
+from anomscan.adapt.likeness import MOST, distinctness
+from anomscan.adapt.made_defects import PATCH, Maker
 from anomscan.adapt.onnx_export import FromPixels, write_onnx
 from anomscan.adapt.options import FocusChoice
 from anomscan.adapt.patches import FACTORS, PatchTrunk, WhitenedPatches, Whitening
@@ -52,9 +53,9 @@ SEEN = 0.58
 """AUROC of the made defects from which on patches are looked at."""
 WEIGHTS = ((0.58, 0.72, 0.9), (1.5, 0.25, 0.1))
 """Weight of the whole image beside the patches, by that AUROC; linear in between."""
-ALIKE, ALIKE_OF, FALLS, MOST_ALIKE = 0.72, 15, 0.09, 240
-"""How far a normal may be from its two nearest, over how far from any, to look at patches: ``ALIKE`` among
-``ALIKE_OF`` normals, less by ``FALLS`` for every factor of e more; among no more than ``MOST_ALIKE``."""
+ALIKE, ALIKE_OF, FALLS = 0.72, 15, 0.09
+"""The largest ``distinctness`` at which patches are looked at: ``ALIKE`` among ``ALIKE_OF`` normals, less by
+``FALLS`` for every factor of e more."""
 SHARP = 0.5
 """Side of the sources, in those of the input, from which on patches can show more than the image."""
 WORTH = 0.005
@@ -199,25 +200,9 @@ def _drawn(sources: Sequence[Found], tiles: int) -> tuple[list[Found], list[Foun
     return [sources[i] for i in sorted(judges)], [others[i] for i in few]
 
 
-def distinctness(features: Features) -> float:
-    """How far a normal is from its two nearest, by the cosine, over how far it is from any on average.
-
-    Small where all normals show the same thing in the same way, near 1 where each is a thing of its own.
-    """
-    chosen = np.linspace(0, len(features) - 1, min(MOST_ALIKE, len(features))).astype(int)
-    unit = features[chosen] / np.maximum(np.linalg.norm(features[chosen], axis=1, keepdims=True), 1e-12)
-    away = 1.0 - unit @ unit.T
-    if len(away) < 4:
-        return 1.0
-    average = away.sum() / (len(away) * (len(away) - 1))
-    np.fill_diagonal(away, np.inf)
-    nearest = np.partition(away, 1, axis=1)[:, :2].mean()
-    return float(nearest / max(average, 1e-12))
-
-
 def limit_of(normals: int) -> float:
     """The largest ``distinctness`` of so many normals at which patches are looked at."""
-    return float(ALIKE - FALLS * np.log(min(normals, MOST_ALIKE) / ALIKE_OF))
+    return float(ALIKE - FALLS * np.log(min(normals, MOST) / ALIKE_OF))
 
 
 def weight_of(seen: float) -> float:

@@ -1,12 +1,10 @@
-"""The images that a method learns from: normals, some of them held out, and those of further folders."""
+"""The images that a method learns from: normals, and those of further folders."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-
-import numpy as np
 
 from anomscan.adapt.options import AdaptOptions
 from anomscan.adapt.presets import Preset
@@ -35,7 +33,6 @@ class Material:
     """What a method learns from; ``others`` are further folders by the option that names them."""
 
     normals: Folder
-    held_out: Folder | None = None
     others: Mapping[str, Folder] = field(default_factory=dict)
 
 
@@ -109,13 +106,3 @@ def classes_of(root: str, sources: Sequence[Found]) -> dict[str, int]:
     inside = {path: name for path, (name, separator, _) in folders.items() if separator}
     numbers = {name: i for i, name in enumerate(sorted(set(inside.values())))}
     return {path: numbers[name] for path, name in inside.items()}
-
-
-def set_aside(sources: Sequence[Found], share: float, seed: int) -> tuple[list[Found], list[Found]]:
-    """The normals to train on, and a share of them, drawn once, that the training does not see."""
-    if not share:
-        return list(sources), []
-    order = np.random.default_rng(seed).permutation(len(sources))
-    count = round(share * len(sources))
-    held_out, trained = ([sources[i] for i in sorted(part)] for part in (order[:count], order[count:]))
-    return trained, held_out

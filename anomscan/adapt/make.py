@@ -19,7 +19,7 @@ import anomscan
 from anomscan.adapt.adaptation import Adapted, Resources, adapt_backbone
 from anomscan.adapt.backbones import Backbone, load_backbone
 from anomscan.adapt.checkpoint import Checkpoint
-from anomscan.adapt.focus import MOST_ALIKE, Sight, choose
+from anomscan.adapt.focus import Sight, choose
 from anomscan.adapt.focus import check as check_focus
 from anomscan.adapt.folders import (
     Folder,
@@ -29,8 +29,8 @@ from anomscan.adapt.folders import (
     decoded_once,
     decoded_others,
     find_others,
-    set_aside,
 )
+from anomscan.adapt.likeness import MOST
 from anomscan.adapt.onnx_export import FromPixels, L2Normalise, check_parity, write_onnx
 from anomscan.adapt.options import AdaptOptions
 from anomscan.adapt.patches import WithPatches
@@ -118,10 +118,13 @@ def make_network(
     few = sources[:: -(-len(sources) * rules.tile_count // READ_OUT_BY)]
     images = decoded(few, rules)
     looked_at = counted("reading out the normals", images, len(few) * rules.tile_count, progress)
-    unfitted = options.all_calibrate and not adapted.steps
-    readout = preset.readout.unfitted if unfitted else preset.readout
+    readout = preset.readout
+    if adapted.steps:
+        readout = readout.adapted
+    elif options.all_calibrate:
+        readout = readout.unfitted
     read = readout.read(backbone, adapted.network, looked_at, scratch)
-    scaled = adapted.normalised or preset.readout.normalises
+    scaled = adapted.normalised or readout.normalises
     last = [L2Normalise()] if scorer.metric == "cosine" and not scaled else []
     sight = _sight(backbone, preset, adapted, read.head, sources, options, scratch, progress)
     module, preprocessing = _whole([*read.modules, *last], backbone, sight)
@@ -157,8 +160,7 @@ def _sight(
     rules = backbone.preprocessing
     middle = rules.tile_count // 2
     if looks == "auto" and head is None:
-        few = sources[:: -(-len(sources) // MOST_ALIKE)]
-        head = features_of(adapted.network, backbone, decoded_once(few, rules, middle), scratch)
+        head = _some_features(adapted.network, backbone, sources, scratch)
     elif head is not None:
         head = head[middle :: rules.tile_count]
     return choose(
@@ -170,6 +172,15 @@ def _sight(
         scratch=scratch,
         progress=progress,
     )
+
+
+def _some_features(
+    network: Sequence[nn.Module], backbone: Backbone, sources: Sequence[Found], scratch: Path
+) -> Features:
+    """What a network makes of as many normals as are compared with each other, (n, D)."""
+    rules = backbone.preprocessing
+    few = sources[:: -(-len(sources) // MOST)]
+    return features_of(network, backbone, decoded_once(few, rules, rules.tile_count // 2), scratch)
 
 
 def _whole(
@@ -196,18 +207,22 @@ def _adapted(
     """The backbone as the preset trains it, if it does."""
     if not preset.trains:
         return Adapted([backbone.model])
-    if len(sources) < preset.stopping.fewest:
-        few = f"kept the unadapted features: {len(sources)} normals are too few to hold some out"
-        return Adapted([backbone.model], selection={"reason": few})
+    against = preset.stopping.against(
+        backbone,
+        len(sources),
+        lambda: _some_features([backbone.model], backbone, sources, scratch),
+        all_calibrate=options.all_calibrate,
+    )
+    if against:
+        return Adapted([backbone.model], selection={"reason": against})
     if options.steps is not None:
         preset = replace(preset, optimisation=replace(preset.optimisation, steps=options.steps))
-    trained, held_out = set_aside(sources, preset.holds_out, options.seed)
 
     def folder(images: Sequence[Found], what: str) -> Folder:
         rules = backbone.preprocessing
         return Folder(decoded(images, rules), len(images) * rules.tile_count, what)
 
-    normals = folder(trained, "normal")
+    normals = folder(sources, "normal")
     images = counted("reading the normals", normals.images, normals.count, progress)
     normals = replace(normals, images=images)
     further = {
@@ -219,11 +234,11 @@ def _adapted(
         )
         for option, found in others.items()
     }
-    material = Material(normals, folder(held_out, "held-out normal") if held_out else None, further)
+    material = Material(normals, further)
     checkpoint = None
     if options.going_on is not None:
         found = {
-            "normal images": [*trained, *held_out],
+            "normal images": sources,
             **{f"--{option}": o for option, o in others.items()},
         }
         settings = _settings(backbone, preset, options, found)

@@ -33,9 +33,6 @@ class Part(ABC):
     needs_classifier: bool = False
     """Whether the pretrained weights must come with their classifier."""
 
-    holds_out: float = 0.0
-    """Share of the normals that it must keep from the training."""
-
     learns: frozenset[str] = frozenset()
     """Names of the arrays that it leaves to the scorer."""
 

@@ -46,6 +46,11 @@ class Readout(Part):
         """What takes its place where all normals calibrate, which nothing may be fitted to then."""
         return self
 
+    @property
+    def adapted(self) -> Readout:
+        """What takes its place where the network was trained."""
+        return self
+
     @abstractmethod
     def read(
         self,
@@ -127,6 +132,11 @@ class Stages(Readout):
 
     normalises = True
 
+    @property
+    def adapted(self) -> Readout:
+        """The head: what differs so much that it is adapted to is not aligned either."""
+        return Head()
+
     def describe(self) -> str:
         """In a few words."""
         return "the head's features and, if the normals are alike, those of the deep stages"
@@ -163,6 +173,11 @@ class RootedStages(Readout):
     def unfitted(self) -> Readout:
         """The roots alone."""
         return RootedStages(0.0)
+
+    @property
+    def adapted(self) -> Readout:
+        """The head, see ``Stages``."""
+        return RootedHead(self.power)
 
     def describe(self) -> str:
         """In a few words."""

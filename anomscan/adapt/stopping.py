@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,25 +14,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anomscan.adapt.activations import ActivationCache
+from anomscan.adapt.backbones import Backbone
 from anomscan.adapt.checkpoint import Tensors
 from anomscan.adapt.parts import Part
-from anomscan.adapt.views import View
-from anomscan.types import Arrays
+from anomscan.types import Arrays, Features
 
 
 @dataclass(frozen=True)
 class Training:
     """A training run, for whoever watches it.
 
-    ``tail`` is the network that trains, for ``steps`` steps, on ``normals``. ``held_out`` are normals that it
-    never sees, for a rule that holds some out: view 0 is the image, the others are the rule's ``views``.
+    ``tail`` is the network that trains, for ``steps`` steps, on ``normals``; their view 0 is the image.
     """
 
     tail: nn.Module
     steps: int
     normals: ActivationCache
-    held_out: ActivationCache | None
-    seed: int
 
 
 class Watch:
@@ -42,8 +39,8 @@ class Watch:
         """Look at the network after a step, 0 being before the first; False ends the training."""
         return True
 
-    def result(self, tail: nn.Module) -> nn.Module:
-        """What takes the place of the tail: from activations to features."""
+    def result(self, tail: nn.Module) -> nn.Module | None:
+        """What takes the place of the tail, from activations to features; None: it is as it was."""
         return tail
 
     def state(self) -> Arrays:
@@ -63,14 +60,20 @@ class Watch:
 
 
 class Stopping(Part):
-    """A rule for when training ends and what is kept of it."""
+    """A rule for whether to train, when training ends and what is kept of it."""
 
-    fewest: int = 0
-    """With fewer normals than this the network is not trained at all."""
+    def against(
+        self, backbone: Backbone, normals: int, head: Callable[[], Features], *, all_calibrate: bool
+    ) -> str | None:
+        """Why the network is not trained at all; None where nothing is known to speak against it.
 
-    def views(self, seed: int) -> Sequence[View]:
-        """Further views of every held-out normal; the seed decides their draws."""
-        return ()
+        Args:
+            backbone: pretrained.
+            normals: how many there are.
+            head: gives the features of some of them, (n, D).
+            all_calibrate: whether the model's p-values are to come from the normals that it learns from.
+        """
+        return None
 
     @abstractmethod
     def watch(self, training: Training) -> Watch:

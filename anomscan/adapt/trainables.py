@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from anomscan.adapt.backbones import Backbone
 from anomscan.adapt.parts import Part
-from anomscan.adapt.stages import cut_for_tail, deep_stages, split
+from anomscan.adapt.stages import cut_for_tail, split
 from anomscan.errors import UsageError
 
 
@@ -42,20 +42,6 @@ class LastStages(Trainable):
     def split(self, backbone: Backbone) -> tuple[nn.Module, nn.Module]:
         """Cut before them; raises UsageError where that leaves not two parts joined by one tensor."""
         trunk, tail = split(backbone.model, cut_for_tail(backbone.stages))
-        return trunk, tail.requires_grad_(True)
-
-
-class LastStage(Trainable):
-    """Only the very last stage and the head learn: little, quickly, with little to lose."""
-
-    def describe(self) -> str:
-        """In a few words."""
-        return "the last stage learns"
-
-    def split(self, backbone: Backbone) -> tuple[nn.Module, nn.Module]:
-        """Cut before it; raises UsageError where that leaves not two parts joined by one tensor."""
-        names, _ = deep_stages(backbone)
-        trunk, tail = split(backbone.model, names[-2] if len(names) > 1 else cut_for_tail(backbone.stages))
         return trunk, tail.requires_grad_(True)
 
 

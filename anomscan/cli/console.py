@@ -273,23 +273,16 @@ def certificate_lines(certificate: Certificate, more: Enough | None) -> list[str
 
 
 def _selection_table(selection: dict[str, Any]) -> Table:
-    """The label-free criterion at every checkpoint, the chosen one marked."""
+    """What the features of the normals were at every checkpoint, the chosen one marked."""
     from rich.table import Table
 
     curve = selection["curve"]
     table = Table(box=None, pad_edge=False)
-    table.add_column("held-out normals against")
+    table.add_column("features of the normals")
     for checkpoint in curve:
         mark = " *" if checkpoint["step"] == selection["chosen_step"] else ""
         table.add_column(f"step {checkpoint['step']}{mark}", justify="right")
-    for kind in curve[0]["made"]:
-        table.add_row(f"made: {kind}", *(f"{checkpoint['made'][kind]:.1f}" for checkpoint in curve))
-    for name, key in (
-        ("a left-out cluster", "left_out_cluster"),
-        ("mean AUROC, %", "separation"),
-        ("effective rank", "effective_rank"),
-    ):
-        table.add_row(name, *(f"{checkpoint[key]:.1f}" for checkpoint in curve))
+    table.add_row("effective rank", *(f"{checkpoint['effective_rank']:.1f}" for checkpoint in curve))
     table.add_row("spread", *(f"{checkpoint['spread']:.3f}" for checkpoint in curve))
     return table
 

@@ -10,14 +10,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from anomscan.adapt.backbones import load_backbone
+from anomscan.adapt.backbones import Backbone, load_backbone
 from anomscan.adapt.onnx_export import FromPixels, write_onnx
-from anomscan.adapt.trainables import Everything, LastStage, LastStages
+from anomscan.adapt.stages import deep_stages, split
+from anomscan.adapt.trainables import Everything, LastStages, Trainable
 from anomscan.adapt.views import Augmentation
 from anomscan.images.decode import decode_all
 from anomscan.images.find import Unreadable, find
 from anomscan.network.extractor import Extractor
 from anomscan.types import Features, Pixels, Preprocessing
+
+
+class LastStage(Trainable):
+    """Only the very last stage and the head learn."""
+
+    def describe(self) -> str:
+        """In a few words."""
+        return "the last stage learns"
+
+    def split(self, backbone: Backbone) -> tuple[nn.Module, nn.Module]:
+        """Cut before it."""
+        names, _ = deep_stages(backbone)
+        trunk, tail = split(backbone.model, names[-2])
+        return trunk, tail.requires_grad_(True)
+
 
 LEARNS = {"last-two": LastStages(), "last": LastStage(), "all": Everything()}
 """What learns: "last-two" is what works at a stride of 16 or more, as the last two blocks of a ResNet do."""

@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 from panda import Panda
 from torch import Tensor
 
-from anomscan.adapt.made_anomalies import KINDS, batched
 from anomscan.adapt.whitening import RootedFeatures
 from anomscan.stats.measures import auroc
 from anomscan.types import Features
@@ -56,7 +55,7 @@ Bed = dict[str, Tensor]
 
 
 def bed(arguments: argparse.Namespace, network: Network) -> tuple[NDArray[np.uint8], Bed]:
-    """The normals' pixels; the activations of held-out normals, two views of each, made anomalies, and tests.
+    """The normals' pixels; the activations of held-out normals, two views of each, and tests.
 
     They stay in ``--scratch`` for further runs on the same class.
     """
@@ -80,9 +79,6 @@ def bed(arguments: argparse.Namespace, network: Network) -> tuple[NDArray[np.uin
     good = drawn(root / "test" / name, good_images)
     bad = [file for other in others for file in drawn(root / "test" / other, -(-bad_images // len(others)))]
     images = {"good": read(good, network.preprocessing), "bad": read(bad, network.preprocessing)}
-    images |= {
-        kind: batched(maker, i)(apart[: held_out // 2]) for i, (kind, maker) in enumerate(KINDS.items())
-    }
     two = Images(network, apart, 0, arguments.seed)
     activations = {kind: activations_of(network, shown) for kind, shown in images.items()}
     activations |= {"held out": two.plain, "views": two.two_views(0, np.arange(len(apart)))}

@@ -22,7 +22,7 @@ from run import KEY, RESULTS, append, bed, bed_name, features_of, measured
 
 from anomscan.adapt.activations import ActivationCache
 from anomscan.adapt.presets import find_preset
-from anomscan.adapt.trainables import Everything, LastStage
+from anomscan.adapt.trainables import Everything
 from anomscan.adapt.trainer import Trainer
 
 
@@ -46,8 +46,7 @@ def main() -> None:
     preset = find_preset(arguments.preset)
     own = preset.optimisation
     by = replace(own, steps=arguments.steps or own.steps, rate=arguments.rate or own.rate)
-    kinds = {LastStage: "last", Everything: "all"}
-    arguments.learns = kinds.get(type(preset.trainable), "last-two")
+    arguments.learns = "all" if isinstance(preset.trainable, Everything) else "last-two"
     torch.manual_seed(arguments.seed)
     torch.set_num_threads(1)
     network = Network.load(arguments.size, arguments.learns, arguments.scratch)

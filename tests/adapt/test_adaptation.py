@@ -37,7 +37,7 @@ def run(
     preset = PRESETS[name]
     preset = replace(preset, optimisation=replace(preset.optimisation, steps=steps, batch=6))
     others = {need.option: folder(classes=3, flip=True) for need in preset.needs if need.required}
-    material = Material(normals or folder(), folder() if preset.holds_out else None, others)
+    material = Material(normals or folder(), others)
     resources = Resources(seed=0, device="cpu", time_budget=None, memory=1e9, scratch=scratch)
     return adapt_backbone(backbone, preset, material, resources, progress=silent)
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from anomscan.adapt import focus
 from anomscan.adapt.backbones import Backbone
-from anomscan.adapt.focus import FEWEST, MOST_ALIKE, Sight, check, choose, distinctness, limit_of, weight_of
-from anomscan.adapt.made_anomalies import PATCH
+from anomscan.adapt.focus import FEWEST, Sight, check, choose, limit_of, weight_of
+from anomscan.adapt.likeness import MOST, distinctness
+from anomscan.adapt.made_defects import PATCH
 from anomscan.adapt.options import FocusChoice
 from anomscan.adapt.patches import PatchTrunk, Whitening
 from anomscan.errors import AnomscanError, UsageError
@@ -141,29 +142,12 @@ def sizes(sight: Sight) -> list[int]:
     return [int(name) for name in sight.info.measured if name.isdigit()]
 
 
-def test_things_of_a_few_kinds_are_not_distinct_and_things_of_their_own_are() -> None:
-    assert distinctness(clustered(60)) < 0.05
-    assert distinctness(clustered(60)) < distinctness(clustered(60, spread=0.3)) < 0.2
-    assert 0.85 < distinctness(apart(60)) <= 1
-    assert distinctness(10 * apart(60)) == pytest.approx(distinctness(apart(60)), abs=1e-5)
-    assert distinctness(clustered(3)) == distinctness(np.empty((0, 1), np.float32)) == 1
-    assert np.isfinite(distinctness(np.ones((9, 4), np.float32)))
-    assert np.isfinite(distinctness(np.zeros((9, 4), np.float32)))
-
-
-def test_distinctness_is_that_to_the_two_nearest_over_that_to_any() -> None:
-    features = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
-    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    away = np.sort(1 - unit @ unit.T, axis=1)[:, 1:]
-    assert distinctness(features) == pytest.approx(away[:, :2].mean() / away.mean(), rel=1e-3)
-
-
 def test_of_more_normals_more_likeness_is_asked_for() -> None:
-    limits = [limit_of(count) for count in (10, 15, 50, 100, MOST_ALIKE)]
+    limits = [limit_of(count) for count in (10, 15, 50, 100, MOST)]
     assert limits == sorted(limits, reverse=True)
     assert len(set(limits)) == 5
     assert limit_of(15) == pytest.approx(0.72)
-    assert limit_of(MOST_ALIKE) == limit_of(10_000) > 0.4
+    assert limit_of(MOST) == limit_of(10_000) > 0.4
 
 
 def test_the_image_counts_for_less_where_patches_see_more() -> None:
@@ -171,13 +155,6 @@ def test_the_image_counts_for_less_where_patches_see_more() -> None:
     assert weights == sorted(weights, reverse=True)
     assert len(set(weights)) == 6
     assert (weights[0], weight_of(0.65), weight_of(0.81), weights[-1]) == (1.5, 0.875, 0.175, 0.1)
-
-
-def test_many_normals_are_judged_by_a_few() -> None:
-    many = np.concatenate([clustered(2000), apart(2000)[:, :4]])
-    assert distinctness(many[:MOST_ALIKE]) != distinctness(many)
-    spread = np.linspace(0, len(many) - 1, MOST_ALIKE).astype(int)
-    assert distinctness(many) == distinctness(many[spread])
 
 
 @pytest.mark.parametrize("looks", [None, "auto", "image", "patch", "both"])

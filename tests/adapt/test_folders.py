@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomscan.adapt.folders import classes_of, decoded, decoded_once, decoded_others, find_others, set_aside
+from anomscan.adapt.folders import classes_of, decoded, decoded_once, decoded_others, find_others
 from anomscan.adapt.options import AdaptOptions
 from anomscan.adapt.presets import PRESETS
 from anomscan.errors import InputError, NoImages, UsageError
@@ -47,14 +47,6 @@ def test_the_top_folder_is_the_class() -> None:
         "r/a/deep/y.png": 0,
         "r/b/w.png": 1,
     }
-
-
-def test_a_share_is_set_aside_by_the_seed() -> None:
-    trained, held_out = set_aside(SOURCES, 0.2, seed=0)
-    assert (len(trained), len(held_out)) == (40, 10)
-    assert sorted([*trained, *held_out], key=SOURCES.index) == SOURCES
-    assert set_aside(SOURCES, 0.2, seed=0) == (trained, held_out) != set_aside(SOURCES, 0.2, seed=1)
-    assert set_aside(SOURCES, 0, seed=0) == (SOURCES, [])
 
 
 def test_images_are_decoded_in_order(normal_folder: Path) -> None:

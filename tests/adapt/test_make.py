@@ -14,9 +14,9 @@ import torch
 from safetensors.numpy import load_file
 from torch import Tensor, nn
 
-from anomscan.adapt import label_free
+from anomscan.adapt import beside
 from anomscan.adapt.activations import ActivationCache
-from anomscan.adapt.label_free import LabelFree
+from anomscan.adapt.beside import Beside
 from anomscan.adapt.make import check, make_network
 from anomscan.adapt.objectives import Objective
 from anomscan.adapt.options import AdaptOptions, BackboneChoice, FocusChoice
@@ -24,8 +24,7 @@ from anomscan.adapt.parts import OUTLIERS
 from anomscan.adapt.presets import PRESETS, Preset, find_preset
 from anomscan.adapt.regularizers import Penalty, Regularizer, trained
 from anomscan.adapt.stopping import Stopping, Training, Watch
-from anomscan.adapt.trainables import LastStage, LastStages
-from anomscan.adapt.views import View
+from anomscan.adapt.trainables import LastStages
 from anomscan.errors import InputError, UsageError
 from anomscan.images.find import Source, find_images
 from anomscan.images.tiling import TileChoice
@@ -58,10 +57,11 @@ def make(small: BackboneChoice, normal_folder: Path, tmp_path_factory: pytest.Te
     return call
 
 
-class Eager(LabelFree):
-    """Is content with the few normals of these tests."""
+class Eager(Beside):
+    """Is content with the few, similar normals of these tests."""
 
-    fewest = 10
+    def against(self, *_: object, **__: object) -> None:
+        return None
 
 
 def features(network: Network) -> Features:
@@ -96,9 +96,7 @@ def test_every_preset_makes_a_network_and_trains_what_it_says(
         np.testing.assert_allclose(lengths, 1, atol=1e-5)
     start, end = load_file(str(small.weights)), weights(network)
     changed = [key for key in end if key not in start or (end[key] != start[key]).any()]
-    assert bool(changed) == preset.trains or method == "auto", "which may keep the unadapted features"
-    if isinstance(preset.trainable, LastStage):
-        assert all(key.startswith("layer4") for key in changed)
+    assert bool(changed) == preset.trains
     if isinstance(preset.trainable, LastStages):
         assert all(key.startswith(("layer3", "layer4")) for key in changed)
     assert not any("running" in key for key in changed), "batch norm keeps the pretrained statistics"
@@ -179,30 +177,55 @@ def test_nothing_readable(small: BackboneChoice, tmp_path: Path, method: str) ->
         make_network([Source(str(tmp_path / "x.png"))], AdaptOptions(method, small), scorer, tmp_path, silent)
 
 
-def test_too_few_normals_to_hold_some_out_are_not_adapted_to(make: Make) -> None:
-    method = make("auto").method
-    assert method.steps == 0
-    assert method.selection is not None
-    assert method.selection["reason"].startswith("kept the unadapted features: 20 normals are too few")
-    assert "alignment" in method.selection["readout"]
+@pytest.mark.parametrize(
+    ("all_calibrate", "fewest", "why"),
+    [
+        (True, 0, "all normals calibrate"),
+        (False, 21, "20 normals are too few"),
+        (False, 20, "the normals look alike (0."),
+    ],
+)
+def test_auto_reads_the_stages_where_something_speaks_against_adapting(
+    make: Make, monkeypatch: pytest.MonkeyPatch, all_calibrate: bool, fewest: int, why: str
+) -> None:
+    monkeypatch.setattr(beside, "FEWEST", fewest)
+    monkeypatch.setattr(beside, "DISTINCT", 2.0)
+    frozen = make("stages", all_calibrate=all_calibrate)
+    auto = make("auto", steps=10 + fewest, all_calibrate=all_calibrate)
+    assert auto.method.steps == 0
+    assert auto.method.selection is not None
+    assert frozen.method.selection is not None
+    assert auto.method.selection["reason"].startswith(f"kept the unadapted features: {why}")
+    assert auto.method.selection["readout"] == frozen.method.selection["readout"]
+    np.testing.assert_array_equal(features(auto), features(frozen))
+
+
+@pytest.mark.parametrize("scorer", [None, "knn"])
+def test_auto_puts_the_pretrained_head_beside_the_adapted_one(
+    make: Make, monkeypatch: pytest.MonkeyPatch, scorer: str | None
+) -> None:
+    monkeypatch.setattr(beside, "FEWEST", 20)
+    monkeypatch.setattr(beside, "DISTINCT", 0.0)
+    monkeypatch.setattr(beside, "FALLS", 0.0)
+    monkeypatch.setattr(beside, "AGREEMENT", -1.0)
+    auto = make("auto", steps=3, scorer=scorer)
+    assert auto.method.steps == 3
+    assert auto.method.selection is not None
+    assert auto.method.selection["chosen_step"] == 3
+    assert [checkpoint["step"] for checkpoint in auto.method.selection["curve"]] == [0, 1, 2, 3]
+    found = features(auto)
+    assert found.shape == (len(PIXELS), 2 * 512)
+    if scorer:
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+        plain = features(make("none", scorer="knn"))
+        np.testing.assert_allclose(2**0.5 * found[:, :512], plain, atol=1e-5)
+        assert np.abs(2**0.5 * found[:, 512:] - plain).max() > 1e-6
 
 
 def test_consolidation_takes_a_reference_folder(make: Make, others: Path) -> None:
     alone = make("panda-ewc", steps=2)
     referred = make("panda-ewc", steps=2, reference=str(others))
     assert np.abs(features(alone) - features(referred)).max() > 0
-
-
-def test_auto_reads_the_stages_of_what_it_chose(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PRESETS, "auto", replace(PRESETS["auto"], stopping=Eager()))
-    monkeypatch.setattr(label_free, "MARGIN", 101.0)
-    frozen, auto = make("stages"), make("auto", steps=2)
-    assert auto.method.selection is not None
-    assert frozen.method.selection is not None
-    assert auto.method.selection["readout"] == frozen.method.selection["readout"]
-    assert {"chosen_step", "curve"} <= auto.method.selection.keys()
-    assert auto.method.selection["chosen_step"] == 0
-    np.testing.assert_allclose(features(auto), features(frozen), atol=1e-6)
 
 
 class TowardsOutliers(Objective):
@@ -244,16 +267,12 @@ class Stiff(Regularizer):
 
 @dataclass(frozen=True)
 class Second(Stopping):
-    """A new stopping rule: it looks at normals that it holds out, and ends after the second step."""
+    """A new stopping rule: it ends after the second step."""
 
-    holds_out = 0.25
-    learns = frozenset(("held_out",))
+    learns = frozenset(("normals",))
 
     def describe(self) -> str:
         return "two steps"
-
-    def views(self, seed: int) -> list[View]:
-        return [lambda pixels: 255 - pixels]
 
     def watch(self, training: Training) -> Watch:
         return Looking(training)
@@ -261,15 +280,14 @@ class Second(Stopping):
 
 class Looking(Watch):
     def __init__(self, training: Training) -> None:
-        assert training.held_out is not None
-        self.held_out, self.last = training.held_out, 0
+        self.normals, self.last = training.normals, 0
 
     def after_step(self, step: int) -> bool:
         self.last = step
         return step < 2
 
     def state(self) -> Arrays:
-        return {"held_out": np.array([len(self.held_out), self.held_out.views], np.float32)}
+        return {"normals": np.array([len(self.normals), self.normals.views], np.float32)}
 
     def record(self) -> dict[str, Any]:
         return {"reason": f"two steps are enough, and there were {self.last}"}
@@ -282,13 +300,13 @@ def test_new_parts_are_a_class_and_a_line_of_a_preset(
     free = Preset(TowardsOutliers(), optimisation, stopping=Second())
     monkeypatch.setitem(PRESETS, "new", free)
     monkeypatch.setitem(PRESETS, "held", replace(free, regularizer=Stiff(30.0)))
-    assert PRESETS["new"].learns == {"direction", "held_out"}
+    assert PRESETS["new"].learns == {"direction", "normals"}
     with pytest.raises(UsageError, match="new learns from a further folder of images"):
         make("new")
     start, new, held = make("none"), *(make(name, outliers=str(others)) for name in ("new", "held"))
     assert new.method.steps == 2
     assert new.method.selection == {"reason": "two steps are enough, and there were 2"}
-    assert new.learnt["held_out"].tolist() == [5, 2]
+    assert new.learnt["normals"].tolist() == [20, 1]
     assert new.learnt["direction"].shape == (512,)
     moved = [
         sum(float(np.square(value - weights(start)[name]).sum()) for name, value in weights(made).items())

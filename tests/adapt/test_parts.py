@@ -11,7 +11,7 @@ def test_a_part_asks_for_nothing_unless_it_says_so() -> None:
             return "plain"
 
     part = Plain()
-    assert (part.needs, part.needs_classifier, part.holds_out, part.normalises) == (None, False, 0, False)
+    assert (part.needs, part.needs_classifier, part.normalises) == (None, False, False)
     assert part.learns == frozenset()
 
 

@@ -28,11 +28,10 @@ LEARNS = {
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_what_a_preset_needs_learns_and_holds_out(name: str) -> None:
+def test_what_a_preset_needs_and_learns(name: str) -> None:
     preset = PRESETS[name]
     assert preset.needs == NEEDS.get(name, set())
     assert preset.learns == LEARNS.get(name, frozenset())
-    assert preset.holds_out == (0.2 if name == "auto" else 0)
     assert preset.trains == (name not in ("none", "stages", *PROCEDURES))
     assert preset.trains == (preset.optimisation.steps > 0)
 

@@ -13,7 +13,7 @@ def nothing() -> ActivationCache:
 
 def test_checkpoints_are_kept_at_even_steps_side_by_side() -> None:
     tail = nn.Linear(2, 3, bias=False)
-    watch = Samplewise().watch(Training(tail, 30, nothing(), None, 0))
+    watch = Samplewise().watch(Training(tail, 30, nothing()))
     images, expected = torch.randn(4, 2), []
     for step in range(31):
         if step:
@@ -31,7 +31,7 @@ def test_checkpoints_are_kept_at_even_steps_side_by_side() -> None:
 
 def test_all_steps_keep_the_last() -> None:
     tail = nn.Linear(2, 3)
-    watch = AllSteps().watch(Training(tail, 5, nothing(), None, 0))
+    watch = AllSteps().watch(Training(tail, 5, nothing()))
     assert all(watch.after_step(step) for step in range(6))
     assert watch.result(tail) is tail
     assert (watch.state(), watch.record()) == ({}, None)

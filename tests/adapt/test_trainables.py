@@ -6,11 +6,9 @@ from torch import nn
 from torch.nn import functional
 
 from anomscan.adapt.backbones import load_backbone
-from anomscan.adapt.stages import deep_stages
 from anomscan.adapt.trainables import (
     AdaptedConvolution,
     Everything,
-    LastStage,
     LastStages,
     ResidualAdapters,
 )
@@ -90,27 +88,6 @@ def test_adapters_begin_as_nothing_and_learn_alone(name: str) -> None:
 def test_a_transformer_has_nothing_to_adapt_beside() -> None:
     with pytest.raises(UsageError, match="no 3x3 convolutions"):
         ResidualAdapters().split(random_backbone("vit_tiny_patch16_224", 64))
-
-
-@pytest.mark.parametrize(
-    ("name", "learns"),
-    [
-        ("tf_efficientnet_lite0", {"blocks", "conv_head", "bn2"}),
-        ("resnet18", {"layer4"}),
-        ("convnext_atto", {"stages", "head"}),
-    ],
-)
-def test_the_last_stage_learns_alone(name: str, learns: set[str]) -> None:
-    backbone = random_backbone(name, 64)
-    names, _ = deep_stages(backbone)
-    trunk, tail = LastStage().split(backbone)
-    images = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        torch.testing.assert_close(tail(trunk(images)), backbone.model(images))
-    trained = [name for name, parameter in tail.named_parameters() if parameter.requires_grad]
-    assert {name.partition(".")[0] for name in trained} == learns
-    assert any(name.startswith(names[-1]) for name in trained)
-    assert not any(name.startswith(names[-2]) for name in trained)
 
 
 def test_an_adapter_of_stride_2_is_a_1x1_convolution_of_stride_2() -> None:

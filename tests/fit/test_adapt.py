@@ -53,7 +53,7 @@ def test_presets_of_every_kind_make_a_model_that_scores(
     fit: Fit, normal_folder: Path, others: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     preset = PRESETS[method]
-    monkeypatch.setattr(type(preset.stopping), "fewest", 0)
+    monkeypatch.setattr(type(preset.stopping), "against", lambda *_, **__: None)
     further: dict[str, Any] = {need.option: str(others) for need in preset.needs if need.required}
     if preset.trains:
         further["steps"] = 2
@@ -271,7 +271,7 @@ def test_a_run_that_is_cut_off_goes_on_and_ends_as_if_it_had_not_been(
 ) -> None:
     """To the byte: twice the same without a cut, and the same where it was cut after so many checkpoints."""
     preset = PRESETS[method]
-    monkeypatch.setattr(type(preset.stopping), "fewest", 0)
+    monkeypatch.setattr(type(preset.stopping), "against", lambda *_, **__: None)
     monkeypatch.setattr(checkpoint, "EVERY", 0.0)
     monkeypatch.setattr(checkpoint, "DEAREST", math.inf)
     further: dict[str, Any] = {need.option: str(others) for need in preset.needs if need.required}

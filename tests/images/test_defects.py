@@ -115,12 +115,10 @@ def test_pixels_come_back_from_the_file_and_as_a_picture(tmp_path: Path) -> None
 
 def test_they_are_not_those_that_choose_a_method() -> None:
     """No code is shared, and those need torch."""
-    from anomscan.adapt import made_anomalies
+    from anomscan.adapt import made_defects
 
     tree = ast.parse(inspect.getsource(module))
     names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert not [name for name in names if name and "adapt" in name]
-    chosen = {
-        maker.__code__.co_code for maker in (*made_anomalies.KINDS.values(), *made_anomalies.PATCH.values())
-    }
+    chosen = {maker.__code__.co_code for maker in made_defects.PATCH.values()}
     assert not chosen & {defect.__code__.co_code for defect in DEFECTS.values()}
