@@ -1,4 +1,4 @@
-"""How long ``adapt --method auto`` takes, and the same training without the activation cache.
+"""How long ``adapt --method msc-angular`` takes, and the same training without the activation cache.
 
 One run measures both sides on the same normals: the tool, from the folder to the finished model; and plain
 torch, a loop that sends every augmented view through the whole network at every step, the frozen stages
@@ -95,7 +95,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--normal", type=Path, required=True)
-    parser.add_argument("--method", default="auto")
+    parser.add_argument("--method", default="msc-angular")
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--plain-steps", type=int, default=10)
