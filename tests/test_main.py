@@ -85,23 +85,36 @@ def test_score_imports_neither_torch_nor_timm(model_folder: Path, incoming: Path
     assert (done.returncode, done.stdout) == (0, b"[]\n"), done.stderr.decode()
 
 
-def test_a_plain_score_starts_with_no_more_than_it_needs(model_folder: Path, incoming: Path) -> None:
+def test_a_plain_score_starts_and_ends_with_no_more_than_it_needs(model_folder: Path, incoming: Path) -> None:
     unwanted = {
-        "anomscan.report.heatmaps",
+        "anomscan.files.delivery",
+        "anomscan.files.remote",
         "anomscan.images.isolate",
+        "anomscan.images.workpiece",
+        "anomscan.model.whereabouts",
+        "anomscan.report.evidence",
+        "anomscan.report.heatmaps",
+        "anomscan.report.parquet",
+        "anomscan.scoring.bank",
+        "anomscan.scoring.patches",
+        "anomscan.scoring.reduction",
+        "anomscan.scoring.rejects",
+        "anomscan.scoring.tiled",
         "anomscan.screen.parts",
         "PIL.ImageDraw",
     }
     script = (
         "import gc, sys\n"
-        "from anomscan.__main__ import app\n"
+        "from anomscan.__main__ import main\n"
         "passes = []\n"
         "gc.callbacks.append(lambda phase, info: passes.append(phase))\n"
-        "app(sys.argv[1:], standalone_mode=False)\n"
-        f"print(sorted({unwanted} & sys.modules.keys()), passes)"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        f"    print(sorted({unwanted} & sys.modules.keys()), passes, gc.get_freeze_count() > 50_000)"
     )
     done = python("-c", script, "score", incoming, "--model", model_folder, "-o", os.devnull)
-    assert (done.returncode, done.stdout) == (0, b"[] []\n"), done.stderr.decode()
+    assert (done.returncode, done.stdout) == (0, b"[] [] True\n"), done.stderr.decode()
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -409,8 +409,6 @@ def deliver(
 
     To ``review_to`` go copies of those that a person should look at, to the others the anomalous ones.
     """
-    from anomscan.files.delivery import deliver as put
-
     if move_to and not rows_are_safe:
         raise OutputError("nobody reads the rows any more, so that no image was moved")
     for files, folder, move in (
@@ -419,5 +417,7 @@ def deliver(
         (ranking.anomalous_files, move_to, True),
     ):
         if folder:
+            from anomscan.files.delivery import deliver as put
+
             for reason in put(files(), folder, move=move).left:
                 message(reason)

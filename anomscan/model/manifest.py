@@ -14,7 +14,6 @@ import msgspec
 from anomscan.errors import ModelDamaged, ModelTooNew
 from anomscan.images.part import check
 from anomscan.images.tiles import check as check_tiles
-from anomscan.images.workpiece import is_rule
 from anomscan.network.network import BackboneInfo, FocusInfo, Int8Info, MethodInfo
 from anomscan.scoring.info import GalleryInfo, PatchInfo, ScorerInfo
 from anomscan.types import Preprocessing
@@ -72,7 +71,11 @@ class HoldOut:
 
 def check_group_rule(rule: GroupRule) -> None:
     """Raise ValueError where it is neither a name nor a regular expression with a group."""
-    if rule not in ("none", "folder", "prefix", "part") and not is_rule(rule):
+    if rule in ("none", "folder", "prefix", "part"):
+        return
+    from anomscan.images.workpiece import is_rule
+
+    if not is_rule(rule):
         raise ValueError(f"{rule!r} does not say what is held out together")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anomscan.errors import ModelDamaged
 from anomscan.model.folder import read_manifest, verified
@@ -13,12 +14,13 @@ from anomscan.network.extractor import Extractor
 from anomscan.network.network import EXTRACTOR
 from anomscan.scoring.base import INDEX, SCORER, Scorer
 from anomscan.scoring.gallery import Gallery
-from anomscan.scoring.patches import NormalPatches
 from anomscan.scoring.registry import patched_class, scorer_class
-from anomscan.scoring.rejects import REJECTS, Rejects
-from anomscan.scoring.tiled import tiled
 from anomscan.stats.calibration import CALIBRATION, Calibration
 from anomscan.types import Outputs
+
+if TYPE_CHECKING:
+    from anomscan.scoring.patches import NormalPatches
+    from anomscan.scoring.rejects import Rejects
 
 NORMALS = "normals"
 """Role of the file that says which normal each vector of the gallery came from."""
@@ -108,8 +110,13 @@ def read_scorer(folder: str, manifest: Manifest) -> Scorer:
         patched = patched_class(manifest.focus.procedure)
         places = {role: verified(folder, manifest, role) for role in patched.roles}
         scorer = patched.over(image, manifest.patches, places)
-    scorer = tiled(scorer, tiles)
+    if tiles is not None:
+        from anomscan.scoring.tiled import Tiled
+
+        scorer = Tiled(scorer, tiles)
     if manifest.rejects is not None:
+        from anomscan.scoring.rejects import REJECTS, Rejects
+
         if scorer.why_no_rejects() is not None:
             raise ModelDamaged("the model has rejects and a scorer that knows none; adapt again")
         scorer.reject(Rejects.load(verified(folder, manifest, REJECTS)))

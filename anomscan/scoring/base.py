@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from anomscan.errors import ModelDamaged, UsageError
 from anomscan.scoring.gallery import Gallery
 from anomscan.scoring.info import DEFAULT_K, GalleryInfo, ScorerInfo
-from anomscan.scoring.reduction import Reduction
 from anomscan.types import Arrays, Features, Outputs, PatchMaps, Rows
 
 if TYPE_CHECKING:
     from anomscan.network.graph import Graph, GraphOutputs, Value
     from anomscan.scoring.patches import NormalPatches
+    from anomscan.scoring.reduction import Reduction
     from anomscan.scoring.rejects import Rejects
 
 INDEX, SCORER = "index", "scorer"

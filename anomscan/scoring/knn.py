@@ -10,11 +10,11 @@ from anomscan.errors import GalleryTooSmall, ModelDamaged
 from anomscan.scoring.base import Apart, Scorer, cosine_or_euclidean, knn_score
 from anomscan.scoring.gallery import Gallery
 from anomscan.scoring.info import ScorerInfo
-from anomscan.scoring.rejects import IMAGE_MARGIN, Rejects, raised, raised_graph
 from anomscan.types import Features, Outputs, Rows
 
 if TYPE_CHECKING:
     from anomscan.network.graph import Graph, GraphOutputs, Value
+    from anomscan.scoring.rejects import Rejects
 
 MEASURED = 2000
 """Tiles that are compared with those of other images, at most, to see how their scores spread."""
@@ -56,6 +56,8 @@ class Knn(Scorer):
     def _raised(self, scores: Features, features: Features, k: int) -> Features:
         if self._rejected is None:
             return scores
+        from anomscan.scoring.rejects import IMAGE_MARGIN, raised
+
         return raised(scores, k * self._rejected.search(features, 1)[0][:, 0], IMAGE_MARGIN)
 
     def score_and_nearest(self, outputs: Outputs, k: int) -> tuple[Features, Rows]:
@@ -96,5 +98,7 @@ class Knn(Scorer):
         score = graph.sum(self.gallery.graph(graph, outputs.image, self.info.k)[0], 1)
         if self._rejected is None:
             return score
+        from anomscan.scoring.rejects import IMAGE_MARGIN, raised_graph
+
         nearest = graph.shaped(self._rejected.graph(graph, outputs.image, 1)[0], -1)
         return raised_graph(graph, score, graph.add("Mul", nearest, float(self.info.k)), IMAGE_MARGIN)

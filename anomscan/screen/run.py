@@ -22,9 +22,7 @@ from anomscan.images.decode import decode_all
 from anomscan.images.find import Found, Search, Unreadable
 from anomscan.images.part import covered
 from anomscan.model.model import Model
-from anomscan.model.whereabouts import Whereabouts
 from anomscan.pipeline import available_cores, counted
-from anomscan.report.evidence import MOST_UNREADABLE, Evidence
 from anomscan.report.summary import Summary
 from anomscan.screen.decide import check, decide, review
 from anomscan.screen.journal import Journal, Settings
@@ -40,6 +38,7 @@ from anomscan.types import Box, Features, Outputs, Preprocessing, Progress
 
 if TYPE_CHECKING:
     from anomscan.images.workpiece import PartRule
+    from anomscan.report.evidence import Evidence
     from anomscan.report.heatmaps import Scale
     from anomscan.screen.parts import Parts
 
@@ -203,6 +202,9 @@ class Outcome:
 
     def evidence(self, top: int, summary: Summary) -> Evidence:
         """What the report shows of the ``top`` most anomalous images, at most ``job.keep``."""
+        from anomscan.model.whereabouts import Whereabouts
+        from anomscan.report.evidence import MOST_UNREADABLE, Evidence
+
         rows = (row for row in self.ranking.rows(top) if row.rank is not None)
         patches, features = self.job.model.patches, self.sample.features()
         return Evidence(
