@@ -5,8 +5,8 @@ r"""The papers' own training loops on one class of ROOT (``train/CLASS/*``, ``te
 
 Of the class ``--normals`` are learnt from and a fifth as many held out. ``--test`` images, a third of them of
 the class and the rest evenly of all others, are scored by the sum of the distances to the k = 2 nearest
-normals: Euclidean (DN2, PANDA), by the cosine (MSC), and by the readout of the tool (root, a little
-whitened). ``reference.csv`` gets a line for every step that is measured. A run that has its lines is
+normals: Euclidean (DN2, PANDA), by the cosine (MSC), by the readout of the tool (root, a little
+whitened), and by that readout of the pretrained features and the adapted ones beside each other. ``reference.csv`` gets a line for every step that is measured. A run that has its lines is
 not repeated; one that was cut off or ended by ``--minutes`` continues from the state in ``--scratch``, where
 the features of every measured step stay too. One thread: run one process a core. ``--views``, ``--learns``,
 ``--batch-norm`` and ``--space`` vary one thing at a time.
@@ -50,7 +50,7 @@ KEY = (
     "space",
 )
 VARIED = ("class_", "space", "views", "rate")
-FIGURES = ("step", "loss", "held_out_loss", "euclidean", "cosine", "readout", "cpu_seconds", "date")
+FIGURES = ("step", "loss", "held_out_loss", "euclidean", "cosine", "readout", "beside", "cpu_seconds", "date")
 Bed = dict[str, Tensor]
 
 
@@ -98,18 +98,31 @@ def features_of(network: Network, images: Images, activations: Bed) -> dict[str,
     return {"normals": network.features(images.plain), **found}
 
 
-def measured(features: dict[str, Features]) -> dict[str, float]:
+def measured(features: dict[str, Features], pretrained: dict[str, Features]) -> dict[str, float]:
     """AUROC in % by each way of scoring."""
-    normals, tests = features["normals"], np.concatenate([features["good"], features["bad"]])
+    kinds = ("normals", "good", "bad")
     anomalous = np.repeat([False, True], [len(features["good"]), len(features["bad"])])
-    rooted = RootedFeatures(normals)
+    raw = [features[kind] for kind in kinds]
+    unit = [scaled(some) for some in raw]
+    both = [np.hstack([scaled(pretrained[kind]), some]) for kind, some in zip(kinds, unit, strict=True)]
+    ways = {"euclidean": raw, "cosine": unit, "readout": read_out(raw), "beside": read_out(both)}
+    return {
+        name: 100 * auroc(nearest(normals, np.concatenate(tests)), anomalous)
+        for name, (normals, *tests) in ways.items()
+    }
+
+
+def scaled(features: Features) -> Features:
+    """To norm 1."""
+    unit: Features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    return unit
+
+
+def read_out(features: list[Features]) -> list[Features]:
+    """As the tool does, by the first of them, the normals'."""
+    rooted = RootedFeatures(features[0])
     with torch.no_grad():
-        readout = [rooted(torch.from_numpy(some)).numpy() for some in (normals, tests)]
-    unit = [
-        some / np.maximum(np.linalg.norm(some, axis=1, keepdims=True), 1e-12) for some in (normals, tests)
-    ]
-    pairs = {"euclidean": (normals, tests), "cosine": unit, "readout": readout}
-    return {name: 100 * auroc(nearest(a, b), anomalous) for name, (a, b) in pairs.items()}
+        return [rooted(torch.from_numpy(some)).numpy() for some in features]
 
 
 def nearest(gallery: Features, queries: Features, k: int = 2) -> NDArray[np.float64]:
@@ -171,11 +184,16 @@ def run(arguments: argparse.Namespace, end: float) -> None:
     while True:
         if step in due and step not in have:
             found = features_of(network, images, activations)
+            if step:
+                with np.load(state.with_suffix(".0.npz")) as start:
+                    pretrained = {kind: some.astype(np.float32) for kind, some in start.items()}
+            else:
+                pretrained = found
             figures = {
                 "step": step,
                 "loss": f"{np.mean(losses[-20:]):.5f}",
                 "held_out_loss": f"{method.held_out(activations['held out'], activations['views']):.5f}",
-                **{name: f"{value:.2f}" for name, value in measured(found).items()},
+                **{name: f"{value:.2f}" for name, value in measured(found, pretrained).items()},
                 "cpu_seconds": round(seconds, 1),
                 "date": datetime.date.today().isoformat(),
             }

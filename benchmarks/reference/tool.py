@@ -61,15 +61,15 @@ def main() -> None:
     objective = copy.deepcopy(preset.objective)
     trainer = Trainer(network.learning, objective, by, cache, arguments.seed, torch.device("cpu"))
     losses: list[float] = []
+    pretrained = features_of(network, images, activations)
     trainer.run(lambda _, loss: losses.append(loss) is None)
     seconds = time.process_time() - began
     key = {name: getattr(arguments, name) for name in ("size", "normals", "test", "seed", "learns")}
     key |= {"set": arguments.root.name, "class": arguments.class_, "method": f"tool {arguments.preset}"}
     key |= {"rate": by.rate, "batch_norm": "eval", "views": preset.views, "space": ""}
     assert set(key) == set(KEY)
-    figures = {
-        name: f"{value:.2f}" for name, value in measured(features_of(network, images, activations)).items()
-    }
+    found = features_of(network, images, activations)
+    figures = {name: f"{value:.2f}" for name, value in measured(found, pretrained).items()}
     figures |= {"step": str(by.steps), "loss": f"{np.mean(losses[-20:]):.5f}"}
     figures |= {"cpu_seconds": f"{seconds:.1f}", "date": datetime.date.today().isoformat()}
     append(arguments.results, {**key, **figures})
