@@ -6,7 +6,7 @@ AnomscanError
 ├── InputError
 │   ├── UnreadableImage    one file; ``score`` turns it into a row instead of failing
 │   └── NoImages           nothing to look at
-├── ClusterError           the machines that should score cannot be used
+├── ClusterError           the machines that should work cannot be used
 ├── OutputError            the result cannot be written
 ├── StateError             what a watch remembers cannot be used
 ├── ModelError
@@ -58,7 +58,7 @@ class OutputError(AnomscanError):
 
 
 class ClusterError(AnomscanError):
-    """The machines that should score cannot be reached, or give up."""
+    """The machines of a cluster cannot be reached, or give up."""
 
 
 class StateError(AnomscanError):

@@ -25,12 +25,13 @@ from itertools import pairwise
 from pathlib import Path
 
 from anomscan.adapt.options import FocusChoice
+from anomscan.cluster import CHUNK
 from anomscan.fit.index import IndexOptions, index
 from anomscan.images.find import Search
 from anomscan.model.model import read_model
+from anomscan.network.extractor import BATCH
 from anomscan.pipeline import available_cores
 from anomscan.report.rows import Row
-from anomscan.screen import ray
 from anomscan.screen.ray import RayEngine
 from anomscan.screen.run import Engine, ScoreJob, run
 
@@ -107,7 +108,7 @@ def main() -> None:
     parser.add_argument("--model", help="a model folder (default: sample_data/normal, indexed)")
     given = parser.parse_args()
     os.environ.update([MARK.split("=")])
-    ray.CHUNK = min(ray.CHUNK, max(4, given.images // 80 * 4))
+    chunk = min(CHUNK, max(BATCH, given.images // 80 * BATCH))
     cores = available_cores()
     with tempfile.TemporaryDirectory() as scratch:
         model = given.model
@@ -122,13 +123,13 @@ def main() -> None:
             source = sources[number % len(sources)]
             (folder / f"{number:08}{source.suffix}").symlink_to(source.resolve())
         local = score(str(folder), model, None, given.images, cores)
-        cluster = score(str(folder), model, RayEngine(model, "local", 1), given.images, cores)
+        cluster = score(str(folder), model, RayEngine(model, "local", 1, chunk=chunk), given.images, cores)
     one, other = local.pop("rows"), cluster.pop("rows")
     assert isinstance(one, list)
     assert isinstance(other, list)
     told = {"cores": cores, "local": local, "ray": cluster, "rows": [len(one), len(other)]}
     told |= {"scores apart": apart(one, other), "same order": in_order(one, other, 1e-6)}
-    json.dump({**told, "images a chunk": ray.CHUNK}, sys.stdout, indent=2)
+    json.dump({**told, "images a chunk": chunk}, sys.stdout, indent=2)
     print()
 
 

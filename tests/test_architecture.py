@@ -52,7 +52,7 @@ OWNERS = {
     "msgspec": ["model/manifest.py"],
     "sqlite3": ["screen/journal.py", "screen/ranking.py", "files/ledger.py"],
     "fsspec": ["files/remote.py"],
-    "ray": ["screen/ray.py"],
+    "ray": ["cluster.py"],
     "pyarrow": ["report/parquet.py"],
     "watchfiles": ["screen/arrivals.py"],
     "typer": ["cli/"],

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from anomscan.fit.embed import embed
+from anomscan.fit.embed import by, embed
 from anomscan.fit.normals import HELD_OUT, Normals
 from anomscan.model.folder import read_manifest, verified
 from anomscan.model.manifest import HoldOut
@@ -190,7 +190,7 @@ def test_the_model_is_that_of_the_same_normals_on_this_disk(models: Path) -> Non
     extractor = Extractor(verified(str(models / "model"), manifest, EXTRACTOR), 1)
     root = str(models / "normal")
     normals = Normals.find(root).split(HoldOut(HELD_OUT), manifest.method.seed)
-    here = embed("", root, normals.sources, extractor, manifest.preprocessing, silent)
+    here = embed("", root, normals.sources, by(extractor, manifest.preprocessing), silent)
     assert here.fingerprint == manifest.data.fingerprint
     assert manifest.data.root == f"s3://{BUCKET}/normal"
 

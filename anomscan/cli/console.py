@@ -339,20 +339,28 @@ def int8_gain(info: Int8Info) -> str:
 
 def parity_lines(out: str, parity: Parity) -> list[str]:
     """What an exported file with the scorer was found to be, a line each."""
+    from anomscan.fit.parity import TOLERANCE
+
     lines = [
-        f"wrote {out} and its report; of {parity.images} real images the scores differ by "
-        f"{parity.largest:.1g} at most, relative; ranks, but for ties, and p-values are the same"
+        f"wrote {out} and its report; of {parity.images} real images ranks, but for ties, and p-values "
+        "are the same"
     ]
     if parity.fpr is not None:
         lines[0] += f", and so are the {parity.anomalous} alarms at --fpr {parity.fpr:g}"
     for backend in parity.backends:
-        found = f"{backend.version}: {backend.milliseconds:.3g} ms an image, one at a time"
-        lines.append("; ".join([found, *backend.agreement.faults]))
-    if parity.change is not None:
-        change = f"against the scores by 'anomscan score': Spearman {parity.change.spearman:.4f}"
-        if parity.change.decisions is not None:
-            change += f", {parity.change.decisions} images are called differently"
-        lines.append(change)
+        agreement = backend.agreement
+        found = f"{backend.version}: scores differ by {agreement.score:.1g} at most, relative"
+        found += f"; {backend.milliseconds:.3g} ms an image, one at a time"
+        lines.append("; ".join([found, *agreement.faults]))
+    change = parity.change
+    if change is not None:
+        line = (
+            f"against the scores by 'anomscan score': {change.beyond} of {parity.images} differ by more than "
+            f"{TOLERANCE:g}, relative, and by {change.score:.1g} at most; Spearman {change.spearman:.4f}"
+        )
+        if change.decisions is not None:
+            line += f", {change.decisions} images are called differently"
+        lines.append(line)
     return lines
 
 

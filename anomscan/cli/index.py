@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from anomscan.cli.options import (
     DEFAULT_MODEL,
+    Address,
     BackboneName,
     Budget,
     DecodeLimit,
@@ -31,12 +33,17 @@ from anomscan.cli.options import (
     TileGrid,
     Wait,
     WeightsFile,
+    Where,
     backbone_choice,
+    check_address,
     check_force,
     gathering,
     isolated,
 )
 from anomscan.errors import UsageError
+
+if TYPE_CHECKING:
+    from anomscan.fit.embed import Engine
 
 
 def index(
@@ -79,6 +86,10 @@ def index(
     isolate: Isolate = False,
     decode_limit: DecodeLimit = None,
     wait: Wait = 0.0,
+    engine: Annotated[
+        Where, typer.Option(help="Embed here, or on the machines of a Ray cluster.")
+    ] = Where.local,
+    address: Address = None,
 ) -> None:
     """Build the index only, with the model's extractor if there is one, else with the pretrained backbone."""
     from anomscan.adapt.options import FocusChoice
@@ -108,7 +119,10 @@ def index(
     apart = isolated(isolate, decode_limit)
     if apart and (remove or reject or unreject):
         raise UsageError("--isolate goes with building an index, and with --add; leave it out")
-    with progress_bar() as progress:
+    check_address(address, engine)
+    if engine is Where.ray and (add or remove or reject or unreject):
+        raise UsageError("--engine ray goes with building an index only; leave it out")
+    with progress_bar() as progress, _engine(engine, address) as embedding:
         if add:
             fitted = feedback.add(paths, model, progress, wait, apart)
         elif remove:
@@ -123,5 +137,16 @@ def index(
             options = IndexOptions(choice, scorer, reduce, int8, force, looks, parts)
             rule = hold_out_rule(model, holdout, group_by)
             files = gathering(exclude, range_, max_pixels, region, mask, apart)
-            fitted = fit(paths[0], model, options, progress, rule, wait, files)
+            fitted = fit(paths[0], model, options, progress, rule, wait, files, embedding)
     finish(fitted, model)
+
+
+def _engine(where: Where, address: str | None) -> AbstractContextManager[Engine]:
+    """What embeds the normals; a cluster is connected to before any work."""
+    if where is Where.ray:
+        from anomscan.fit.ray import on_cluster
+
+        return on_cluster(address)
+    from anomscan.fit.embed import here
+
+    return nullcontext(here)

@@ -47,7 +47,7 @@ Form = TypeVar("Form", Format, LineFormat)
 
 
 class Where(StrEnum):
-    """Whose cores score."""
+    """Whose cores work."""
 
     local = "local"
     ray = "ray"
@@ -141,6 +141,14 @@ Range = Annotated[
 MaxPixels = Annotated[
     int | None, typer.Option("--max-pixels", min=1, metavar="N", help="Refuse larger images (default: 500e6)")
 ]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="HOST:PORT",
+        help="The Ray cluster, or auto (default: this machine's, or a new one)",
+    ),
+]
 Isolate = Annotated[bool, typer.Option("--isolate", help="Decode in processes that may crash or hang.")]
 DecodeLimit = Annotated[
     float | None,
@@ -228,6 +236,12 @@ def isolated(isolate: bool, decode_limit: float | None) -> float | None:
     if decode_limit and not isolate:
         raise UsageError("--decode-limit goes with --isolate only")
     return (decode_limit or _ISOLATED_SECONDS) if isolate else None
+
+
+def check_address(address: str | None, engine: Where) -> None:
+    """Refuse ``--address`` where there is no cluster."""
+    if address and engine is not Where.ray:
+        raise UsageError("--address goes with --engine ray only")
 
 
 def backbone_choice(name: str | None, weights: str | None, size: int | None) -> BackboneChoice:

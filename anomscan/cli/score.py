@@ -14,6 +14,7 @@ from anomscan.cli.options import (
     DEFAULT_MODEL,
     EXIT_ANOMALOUS,
     EXIT_UNREADABLE,
+    Address,
     Columns,
     CopyAnomalous,
     DecodeLimit,
@@ -32,6 +33,7 @@ from anomscan.cli.options import (
     Threads,
     Threshold,
     Where,
+    check_address,
     isolated,
     named_format,
 )
@@ -144,12 +146,7 @@ def score(
     engine: Annotated[
         Where, typer.Option(help="Score here, or on the machines of a Ray cluster.")
     ] = Where.local,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT", help="The Ray cluster, or auto (default: this machine's, or a new one)"
-        ),
-    ] = None,
+    address: Address = None,
     isolate: Isolate = False,
     decode_limit: DecodeLimit = None,
 ) -> None:
@@ -185,8 +182,7 @@ def score(
             check_local(option, folder, *paths)
     if resume:
         check_local("--resume", output)
-    if address and engine is not Where.ray:
-        raise UsageError("--address goes with --engine ray only")
+    check_address(address, engine)
     search, asked, threads = Search(exclude or (), folders, min_age), threads, threads or available_cores()
     if normals and not report:
         raise UsageError("--normals says where a report finds the normals; give --report, too")

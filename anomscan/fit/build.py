@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import anomscan
 from anomscan.errors import InputError
 from anomscan.files.urls import absolute
-from anomscan.fit.embed import Embedded, embed
+from anomscan.fit.embed import Embedded, Engine, embed, here
 from anomscan.fit.held_out import HeldOut, Kept, spread
 from anomscan.fit.normals import Normals
 from anomscan.fit.suspects import find_suspects
@@ -20,9 +20,7 @@ from anomscan.model.folder import ModelDraft, verified
 from anomscan.model.manifest import Change, DataInfo, Manifest, RejectInfo
 from anomscan.model.model import write_normals
 from anomscan.model.suspects import SUSPECTS, Suspects
-from anomscan.network.extractor import Extractor
 from anomscan.network.network import Network
-from anomscan.pipeline import available_cores
 from anomscan.scoring.bank import Bank
 from anomscan.scoring.base import Scorer
 from anomscan.scoring.info import PatchInfo
@@ -141,19 +139,21 @@ def build_from(
     reduction: Reduction | None = None,
     most: int | None = None,
     rejects: Rejects | None = None,
+    engine: Engine = here,
 ) -> Fitted:
     """Embed the normals with the network that will score, and build the model from them.
 
     ``most`` is how many patches the gallery holds at most; None for as many as there usually are.
-    ``rejects`` are missed anomalies, embedded by the same network.
+    ``rejects`` are missed anomalies, embedded by the same network. ``engine`` embeds the normals.
 
     Raises:
         InputError: no normal can be read, or a reject is one of them.
         UsageError: there are more patches than may be kept, where all must be.
         GalleryTooSmall, OutputError: see ``build``.
+        AnomscanError: what ``engine`` raises.
     """
-    extractor = Extractor(network.graph, available_cores())
     preprocessing = network.preprocessing
+    embedder = engine(network.graph, preprocessing)
     tiles, looks = preprocessing.tile_count, network.focus.looks
     kind = patched_class(network.focus.procedure)
     bank = kind.banks(most or kind.most, network.method.seed, tiles) if looks != "image" else None
@@ -166,8 +166,7 @@ def build_from(
         "embedding the normals",
         normals.root,
         normals.sources,
-        extractor,
-        preprocessing,
+        embedder,
         progress,
         [keeper.add for keeper in (bank, compared) if keeper is not None],
     )
@@ -177,7 +176,7 @@ def build_from(
         kept = Kept() if bank is not None else None
         take = [kept.add] if kept is not None else []
         few = spread(normals.held_out, tiles, with_patches=kept is not None)
-        others = embed("calibrating", normals.root, few, extractor, preprocessing, progress, take)
+        others = embed("calibrating", normals.root, few, embedder, progress, take)
         unreadable = [*unreadable, *others.unreadable]
         check_not_rejected(rejects, others)
         copies = normals.look.by_absolute_path()

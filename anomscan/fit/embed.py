@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from anomscan.errors import InputError
 from anomscan.files.urls import absolute
-from anomscan.images.decode import Decoded, decode_all
+from anomscan.images.decode import decode_all
 from anomscan.images.find import Found, Unreadable
 from anomscan.network.extractor import Extractor
-from anomscan.pipeline import available_cores, counted
+from anomscan.pipeline import available_cores
 from anomscan.types import Features, Outputs, Preprocessing, Progress
 
 Take = Callable[[Features, list[str]], None]
@@ -22,10 +23,44 @@ Take = Callable[[Features, list[str]], None]
 
 
 @dataclass(frozen=True)
+class Passed:
+    """Images that passed through the network together, n of them: paths, SHA-256 of the pixels, outputs."""
+
+    paths: list[str]
+    digests: list[bytes]
+    outputs: Outputs
+
+
+Embedder = Callable[[list[Found]], Iterator[Passed | Unreadable]]
+"""Embeds images, in their order within the readable and within the unreadable ones."""
+Engine = Callable[[Path, Preprocessing], Embedder]
+"""Makes an embedder of an ONNX graph and what that takes: of this machine, or of others."""
+
+
+def by(extractor: Extractor, preprocessing: Preprocessing, threads: int | None = None) -> Embedder:
+    """An embedder of this machine; as many threads decode as there are cores, or as are named."""
+
+    def embedder(sources: list[Found]) -> Iterator[Passed | Unreadable]:
+        for batch in extractor.embed(decode_all(sources, preprocessing, threads or available_cores())):
+            if isinstance(batch, Unreadable):
+                yield batch
+            else:
+                digests = [hashlib.sha256(image.pixels.tobytes()).digest() for image in batch.images]
+                yield Passed([image.path for image in batch.images], digests, batch.outputs)
+
+    return embedder
+
+
+def here(graph: Path, preprocessing: Preprocessing) -> Embedder:
+    """The engine of this machine."""
+    return by(Extractor(graph, available_cores()), preprocessing)
+
+
+@dataclass(frozen=True)
 class Embedded:
     """Images below ``root``, by absolute path, and their outputs; the unreadable ones apart.
 
-    ``fingerprint`` is the SHA-256 over the relative paths and the preprocessed pixels.
+    ``fingerprint`` is the SHA-256 over the relative paths and those of the preprocessed pixels.
     """
 
     root: str
@@ -39,8 +74,7 @@ def embed(
     what: str,
     root: str,
     sources: list[Found],
-    extractor: Extractor,
-    preprocessing: Preprocessing,
+    embedder: Embedder,
     progress: Progress,
     take: Sequence[Take] = (),
 ) -> Embedded:
@@ -51,16 +85,16 @@ def embed(
     Raises:
         InputError: none of them can be read, or the network gives no numbers.
     """
-    decoded = decode_all(sources, preprocessing, available_cores())
     collected = _Collected(root, len(sources))
-    for batch in extractor.embed(counted(what, decoded, len(sources), progress)):
-        if isinstance(batch, Unreadable):
-            collected.unreadable.append(batch)
+    for passed in embedder(sources):
+        if isinstance(passed, Unreadable):
+            collected.unreadable.append(passed)
         else:
-            collected.add(batch.images, batch.outputs)
-            if batch.outputs.patches is not None:
+            collected.add(passed)
+            if passed.outputs.patches is not None:
                 for each in take:
-                    each(batch.outputs.patches, [absolute(image.path) for image in batch.images])
+                    each(passed.outputs.patches, [absolute(path) for path in passed.paths])
+        progress(what, len(collected.paths) + len(collected.unreadable), len(sources), "")
     if not collected.is_finite:
         raise InputError("the network gives features of these images that are no numbers")
     if not collected.paths:
@@ -80,15 +114,16 @@ class _Collected:
         self.unreadable: list[Unreadable] = []
         self.is_finite = True
 
-    def add(self, images: list[Decoded], outputs: Outputs) -> None:
+    def add(self, passed: Passed) -> None:
+        features = passed.outputs.image
         if not self.paths:
-            self._features = np.empty((self._total, outputs.image.shape[1]), np.float32)
-        self._features[len(self.paths) : len(self.paths) + len(images)] = outputs.image
-        self.is_finite &= bool(np.isfinite(outputs.image).all())
-        for image in images:
-            self.paths.append(absolute(image.path))
-            self._hash.update(os.fsencode(os.path.relpath(image.path, self._root)))
-            self._hash.update(image.pixels.tobytes())
+            self._features = np.empty((self._total, features.shape[1]), np.float32)
+        self._features[len(self.paths) : len(self.paths) + len(features)] = features
+        self.is_finite &= bool(np.isfinite(features).all())
+        for path, digest in zip(passed.paths, passed.digests, strict=True):
+            self.paths.append(absolute(path))
+            self._hash.update(os.fsencode(os.path.relpath(path, self._root)))
+            self._hash.update(digest)
 
     def whole(self) -> Embedded:
         outputs = Outputs(self._features[: len(self.paths)])

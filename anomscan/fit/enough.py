@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from anomscan.errors import InputError, UnreadableImage, UsageError
-from anomscan.fit.embed import embed
+from anomscan.fit.embed import by, embed
 from anomscan.fit.held_out import Kept, spread
 from anomscan.images.defects import DEFECTS, places, whole_image, with_defect, write_image
 from anomscan.images.find import Found, Source
@@ -214,7 +214,7 @@ class _Images:
         take = [kept.add] if model.patches is not None else []
         rules = model.manifest.preprocessing
         few = spread(wanted, rules.tile_count, with_patches=bool(take))
-        found = embed(what, os.curdir, few, model.extractor, rules, progress, take)
+        found = embed(what, os.curdir, few, by(model.extractor, rules), progress, take)
         return cls(found.paths, found.outputs, kept.patches())
 
 

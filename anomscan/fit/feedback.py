@@ -15,7 +15,7 @@ import numpy as np
 from anomscan.errors import InputError, NoImages, UsageError
 from anomscan.files.urls import absolute
 from anomscan.fit.build import Fitted, Material, build, check_not_rejected, notes
-from anomscan.fit.embed import Embedded, embed
+from anomscan.fit.embed import Embedded, by, embed
 from anomscan.fit.held_out import HELD, HeldOut, Kept, spread
 from anomscan.fit.index import of_model
 from anomscan.fit.look import Gathering
@@ -58,7 +58,7 @@ def calibrate(
         kept = Kept() if manifest.patches else None
         take, tiles = [kept.add] if kept is not None else [], manifest.preprocessing.tile_count
         few = spread(normals.sources, tiles, with_patches=kept is not None)
-        images = embed("calibrating", root, few, model.extractor, manifest.preprocessing, progress, take)
+        images = embed("calibrating", root, few, by(model.extractor, manifest.preprocessing), progress, take)
         known = model.scorer.known(images.outputs.image)
         check_not_rejected(model.scorer.rejects, images)
         if known.any():
@@ -100,7 +100,7 @@ def add(
         model = _whole(folder)
         preprocessing, bank = model.manifest.preprocessing, _bank(model)
         take = [bank.add] if bank is not None else []
-        images = embed("embedding", os.curdir, sources, model.extractor, preprocessing, progress, take)
+        images = embed("embedding", os.curdir, sources, by(model.extractor, preprocessing), progress, take)
         check_not_rejected(model.scorer.rejects, images)
         kept = _positions_without(model, set(images.paths))
         features, paths = _features_of(model, kept)

@@ -9,6 +9,7 @@ from pathlib import Path
 from anomscan.adapt.options import AdaptOptions, BackboneChoice, FocusChoice
 from anomscan.errors import ModelDamaged, ModelNotFound, UsageError
 from anomscan.fit.build import Fitted, build_from
+from anomscan.fit.embed import Engine, here
 from anomscan.fit.int8 import in_int8
 from anomscan.fit.look import EVERYTHING, Gathering
 from anomscan.fit.normals import Normals
@@ -54,6 +55,7 @@ def index(
     rule: HoldOut | None = None,
     wait: float = 0.0,
     gathering: Gathering = EVERYTHING,
+    engine: Engine = here,
 ) -> Fitted:
     """Build the index of the images below ``root``.
 
@@ -66,6 +68,7 @@ def index(
             none at all by default.
         wait: seconds that another writer of ``folder`` may take to finish.
         gathering: which files are normals, and how they are read.
+        engine: embeds the normals, on this machine or on others.
 
     Raises:
         InputError: ``root`` does not exist or holds no readable image.
@@ -100,7 +103,7 @@ def index(
         before = manifest.patches.most if manifest is not None and manifest.patches else None
         most = options.focus.most or before
         rejects = carried(folder, manifest, network, scorer, normals) if manifest is not None else None
-        fitted = build_from(draft, network, scorer, normals, progress, reduction, most, rejects)
+        fitted = build_from(draft, network, scorer, normals, progress, reduction, most, rejects, engine)
         return replace(fitted, notes=[*fitted.notes, *notes])
 
 

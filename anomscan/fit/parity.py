@@ -95,11 +95,6 @@ class Parity:
     rows: list[dict[str, Any]] = field(default_factory=list)
     normals: list[str] = field(default_factory=list)
 
-    @property
-    def largest(self) -> float:
-        """The largest difference of a score in onnxruntime."""
-        return self.backends[0].agreement.score
-
     def save(self, path: Path, about: dict[str, Any]) -> None:
         """Write it as JSON; names of any bytes come back exactly."""
         record = {"anomscan": anomscan.__version__, "created": now(), **about, **asdict(self)}

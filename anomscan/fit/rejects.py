@@ -19,7 +19,7 @@ import anomscan
 from anomscan.errors import InputError, ModelError, NoImages, UsageError
 from anomscan.files.urls import absolute
 from anomscan.fit.build import Fitted, notes, rejects_info
-from anomscan.fit.embed import Embedded, embed
+from anomscan.fit.embed import Embedded, by, embed
 from anomscan.fit.held_out import HeldOut
 from anomscan.fit.normals import Normals
 from anomscan.images.find import find
@@ -82,7 +82,7 @@ def reject(
             apart = known.apart(model.normals).paths if known is not None and known.gallery else None
             odd = OddPatches(model.scorer, apart, box, rules.reading)
         take = [odd.add] if odd is not None else []
-        images = embed("embedding", os.curdir, sources, model.extractor, rules, progress, take)
+        images = embed("embedding", os.curdir, sources, by(model.extractor, rules), progress, take)
         _check_no_normals(model, images)
         new = Rejects(images.paths, images.outputs.image)
         if odd is not None:

@@ -39,7 +39,8 @@ GroupRule = Annotated[str, msgspec.Meta(pattern=r"^(none|folder|prefix|part)\Z|\
 class DataInfo:
     """The normals in the gallery: where they were, how many, and a fingerprint of their pixels.
 
-    ``fingerprint`` is the SHA-256 over the relative paths and the preprocessed pixels, in gallery order.
+    ``fingerprint`` is the SHA-256 over the relative path of each, and the SHA-256 of its preprocessed pixels,
+    in gallery order.
     """
 
     root: str

@@ -38,7 +38,9 @@ _IMAGE_NAMES = (IMAGE, "features")
 
 BATCH = 4
 """Images a run. One thread of a CPU is as fast with 4 as with more, and memory and the wait for the last
-batch grow with it. It is the same on every machine, since the last digits of a feature depend on it."""
+batch grow with it. It is the same on every machine, since the last digits of a feature depend on it; they
+depend, too, on which images pass together, and so unreadable ones keep their place: where a list is taken
+apart at a multiple of it, each image has the features that it has in the whole."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class _Run:
 
 def _runs(images: Iterable[Decoded | Unreadable]) -> Iterator[_Run | Unreadable]:
     batch: list[Decoded] = []
-    for image in images:
+    for number, image in enumerate(images, start=1):
         if isinstance(image, Unreadable):
             yield image
         elif image.pixels.ndim == 4:
@@ -164,9 +166,9 @@ def _runs(images: Iterable[Decoded | Unreadable]) -> Iterator[_Run | Unreadable]
                 yield _Run(tiles[first : first + BATCH], [image] if last else [], len(tiles))
         else:
             batch.append(image)
-            if len(batch) == BATCH:
-                yield _Run([image.pixels for image in batch], batch)
-                batch = []
+        if number % BATCH == 0 and batch:
+            yield _Run([image.pixels for image in batch], batch)
+            batch = []
     if batch:
         yield _Run([image.pixels for image in batch], batch)
 

@@ -1,4 +1,4 @@
-"""``score --engine ray`` as far as it goes without a cluster; see ``tests/screen/test_ray.py`` for one."""
+"""``--engine ray`` of ``score`` and ``index`` without a cluster; see ``tests/screen/test_ray.py`` for one."""
 
 from __future__ import annotations
 
@@ -31,3 +31,13 @@ def test_without_ray_one_sentence_names_the_extra(
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
     assert done.stderr.endswith(b"pip install 'anomscan[ray]'\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["incoming"]
+
+
+def test_an_index_is_not_begun_without_ray(
+    run: Run, normal_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    done = run("index", normal_folder, "--engine", "ray")
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert done.stderr.endswith(b"pip install 'anomscan[ray]'\n")
+    assert list(tmp_path.iterdir()) == []

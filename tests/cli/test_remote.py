@@ -317,7 +317,7 @@ def test_local_files_are_scored_without_any_of_it(line: Path, tmp_path: Path) ->
         f"sys.argv = ['anomscan', 'score', {str(line / 'incoming')!r}, '--model', {str(line / 'model')!r}]\n"
         "try:\n    main()\nfinally:\n"
         "    names = ('fsspec', 'asyncio', *(f'anomscan.{each}' for each in\n"
-        "        ('files.remote', 'files.cache', 'screen.ray', 'report.parquet')))\n"
+        "        ('files.remote', 'files.cache', 'cluster', 'report.parquet')))\n"
         "    print(sorted(set(names) & sys.modules.keys()), file=sys.stderr)"
     )
     done = subprocess.run(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from anomscan.errors import InputError
-from anomscan.fit.embed import Embedded, embed
+from anomscan.fit.embed import Embedded, by, embed
 from anomscan.images.find import Found, Unreadable, find
 from anomscan.model.model import Model
 from tests.conftest import draw, silent
@@ -16,7 +16,7 @@ from tests.conftest import draw, silent
 
 def embedded(model: Model, root: Path, sources: list[Found] | None = None) -> Embedded:
     found = list(find([str(root)])) if sources is None else sources
-    return embed("embedding", str(root), found, model.extractor, model.manifest.preprocessing, silent)
+    return embed("embedding", str(root), found, by(model.extractor, model.manifest.preprocessing), silent)
 
 
 def test_features_come_in_the_order_of_the_images(model: Model, normal_folder: Path) -> None:
