@@ -90,7 +90,8 @@ def adapt_backbone(
     cached = _cached(backbone, trunk, preset, material, resources)
     trainer = _trainer(tail.to(device), backbone, preset, cached, resources.seed)
     steps = preset.optimisation.steps
-    watch = preset.stopping.watch(Training(tail, steps, cached.normals))
+    training = Training(backbone.model, trunk, tail, steps, cached.normals)
+    watch = preset.stopping.watch(training)
 
     def on_step(step: int, loss: float) -> bool:
         progress("adapting", step, steps, f"loss {loss:.4g}")
@@ -100,11 +101,12 @@ def adapt_backbone(
     keeping = Keeping(resources.checkpoint, watch) if resources.checkpoint else None
     with _naming(resources.checkpoint):
         done, loss = trainer.run(on_step, resources.time_budget, keeping)
-    result = watch.result(tail.to("cpu"))
-    if result is None:
+    tail.to("cpu")
+    network = watch.result(training)
+    if network is None:
         return Adapted([backbone.model], selection=watch.record())
     return Adapted(
-        (trunk, result),
+        network,
         done,
         loss if done else None,
         asdict(preset.optimisation),

@@ -9,7 +9,7 @@ them the first from the third. On which images this was fixed, and how it did on
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -39,9 +39,9 @@ LEAST_SPREAD = 0.5
 
 
 class Beside(Stopping):
-    """The pretrained tail beside the trained one, for photographs of one kind of thing; else nothing trains.
+    """The pretrained network beside the trained one, for photographs of one kind of thing; else none trains.
 
-    Both tails give features of norm 1. Training ends where the features collapse, and the last
+    Both give features of norm 1. Training ends where the features collapse, and the last
     checkpoint before that counts.
     """
 
@@ -107,7 +107,7 @@ class _Guarding(Watch):
     def __init__(self, training: Training) -> None:
         self._tail, self._normals = training.tail, training.normals
         self._due = evenly(training.steps, CHECKPOINTS)
-        self._start = copy.deepcopy(training.tail).to("cpu")
+        self._pretrained = copy.deepcopy(training.whole)
         self._kept: dict[str, Tensor] = {}
         self.curve: list[Checkpoint] = []
         self.chosen = 0
@@ -129,9 +129,11 @@ class _Guarding(Watch):
         self._kept, self.chosen = dict(tensors), record["chosen"]
         self.curve = [Checkpoint(**checkpoint) for checkpoint in record["curve"]]
 
-    def result(self, tail: nn.Module) -> nn.Module | None:
-        tail.load_state_dict(self._kept)
-        return SideBySide([self._start, tail]) if self.chosen else None
+    def result(self, training: Training) -> Sequence[nn.Module] | None:
+        training.tail.load_state_dict(self._kept)
+        if not self.chosen:
+            return None
+        return [SideBySide([self._pretrained, nn.Sequential(training.trunk, training.tail)])]
 
     def record(self) -> dict[str, Any]:
         curve = [asdict(checkpoint) for checkpoint in self.curve]

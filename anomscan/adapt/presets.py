@@ -20,7 +20,13 @@ from anomscan.adapt.patches import PaperPatches
 from anomscan.adapt.readouts import Head, Readout, RootedHead, RootedStages
 from anomscan.adapt.regularizers import L2SP, ElasticWeightConsolidation, Regularizer
 from anomscan.adapt.stopping import AllSteps, Samplewise, Stopping
-from anomscan.adapt.trainables import Everything, LastStages, ResidualAdapters, Trainable
+from anomscan.adapt.trainables import (
+    Everything,
+    LastStages,
+    LastStagesOfASmallerInput,
+    ResidualAdapters,
+    Trainable,
+)
 from anomscan.adapt.trainer import Optimisation
 from anomscan.errors import UsageError
 
@@ -124,6 +130,7 @@ PRESETS: dict[str, Preset] = {
     "auto": Preset(
         AngularCenter(),
         _AUTO,
+        trainable=LastStagesOfASmallerInput(),
         stopping=Beside(),
         readout=RootedStages(),
         scorer="knn-euclidean",

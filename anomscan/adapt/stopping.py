@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +24,12 @@ from anomscan.types import Arrays, Features
 class Training:
     """A training run, for whoever watches it.
 
-    ``tail`` is the network that trains, for ``steps`` steps, on ``normals``; their view 0 is the image.
+    ``tail`` trains, for ``steps`` steps, on ``normals``, the activations that ``trunk`` gives; their view 0
+    is the image. ``whole`` is the backbone, from pixels to features, which shares its parameters with both.
     """
 
+    whole: nn.Module
+    trunk: nn.Module
     tail: nn.Module
     steps: int
     normals: ActivationCache
@@ -39,9 +42,12 @@ class Watch:
         """Look at the network after a step, 0 being before the first; False ends the training."""
         return True
 
-    def result(self, tail: nn.Module) -> nn.Module | None:
-        """What takes the place of the tail, from activations to features; None: it is as it was."""
-        return tail
+    def result(self, training: Training) -> Sequence[nn.Module] | None:
+        """The modules, in a row, from pixels to features; None where nothing has changed.
+
+        The tail is on the CPU.
+        """
+        return training.trunk, training.tail
 
     def state(self) -> Arrays:
         """What it leaves to the scorer: the arrays that the rule's ``learns`` names."""
@@ -131,23 +137,23 @@ class _Keeping(Watch):
             one.load_state_dict({name: tensors[f"{i}.{name}"] for name in one.state_dict()})
             self._kept.append(one)
 
-    def result(self, tail: nn.Module) -> nn.Module:
-        return SideBySide(self._kept)
+    def result(self, training: Training) -> Sequence[nn.Module]:
+        return training.trunk, SideBySide(self._kept)
 
     def state(self) -> Arrays:
         return {"checkpoints": np.array([len(self._kept)], np.float32)}
 
 
 class SideBySide(nn.Module):
-    """The features of several tails of one trunk, each normalised: (N, ...) to (N, T * D)."""
+    """The features of several networks with the same input, each normalised: (N, ...) to (N, T * D)."""
 
-    def __init__(self, tails: list[nn.Module]) -> None:
+    def __init__(self, networks: list[nn.Module]) -> None:
         super().__init__()
-        self.tails = nn.ModuleList(tails)
+        self.networks = nn.ModuleList(networks)
 
-    def forward(self, activations: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor) -> Tensor:
         """Concatenate along the features."""
-        return torch.cat([functional.normalize(tail(activations), dim=1) for tail in self.tails], dim=1)
+        return torch.cat([functional.normalize(network(inputs), dim=1) for network in self.networks], dim=1)
 
 
 def evenly(steps: int, count: int) -> set[int]:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from anomscan.adapt.backbones import Backbone
 from anomscan.adapt.parts import Part
 from anomscan.adapt.stages import cut_for_tail, split
 from anomscan.errors import UsageError
+
+SMALLER = 5 / 7
+"""Side of the smaller input: 160 of 224."""
+_MULTIPLE = 32
 
 
 class Trainable(Part):
@@ -43,6 +49,50 @@ class LastStages(Trainable):
         """Cut before them; raises UsageError where that leaves not two parts joined by one tensor."""
         trunk, tail = split(backbone.model, cut_for_tail(backbone.stages))
         return trunk, tail.requires_grad_(True)
+
+
+class LastStagesOfASmallerInput(Trainable):
+    """The same, of a network that is shown the image at ``SMALLER`` of the side.
+
+    Beside the pretrained network, which sees all of it, this adds more than the same size would. A network of
+    one size, such as a plain ViT, is shown the image as it is.
+    """
+
+    def describe(self) -> str:
+        """In a few words."""
+        return "the last stages learn, in a smaller input"
+
+    def split(self, backbone: Backbone) -> tuple[nn.Module, nn.Module]:
+        """As ``LastStages``; the trunk shrinks the image before."""
+        trunk, tail = LastStages().split(backbone)
+        own = backbone.preprocessing
+        sides = (round(SMALLER * side / _MULTIPLE) for side in (own.height, own.width))
+        height, width = (_MULTIPLE * max(1, side) for side in sides)
+        if not takes(backbone, height, width):
+            return trunk, tail
+        return nn.Sequential(Shrunk(height, width), trunk), tail
+
+
+class Shrunk(nn.Module):
+    """Brings (N, 3, H, W) images to another size."""
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.size = height, width
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) to (N, 3, height, width)."""
+        return functional.interpolate(images, self.size, mode="bilinear", align_corners=False)
+
+
+def takes(backbone: Backbone, height: int, width: int) -> bool:
+    """Whether the network takes images of that size."""
+    try:
+        with torch.no_grad():
+            backbone.model(torch.zeros(1, 3, height, width))
+    except (RuntimeError, AssertionError):
+        return False
+    return True
 
 
 class Everything(Trainable):

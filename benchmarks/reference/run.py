@@ -3,14 +3,14 @@ r"""The papers' own training loops on one class of ROOT (``train/CLASS/*``, ``te
     python benchmarks/reference/run.py --root /data/cifar10 --class cat --method msc --rate 1e-3 --steps 200 \
         --scratch /tmp/reference
 
-Of the class ``--normals`` are learnt from and a fifth as many held out. ``--test`` images, a third of them of
-the class and the rest evenly of all others, are scored by the sum of the distances to the k = 2 nearest
-normals: Euclidean (DN2, PANDA), by the cosine (MSC), by the readout of the tool (root, a little whitened), and
-by that readout of the pretrained features and the adapted ones beside each other. ``reference.csv`` gets a line
-for every step that is measured. A run that has its lines is not repeated; one that was cut off or ended by
-``--minutes`` continues from the state in ``--scratch``, where the features of every measured step stay too.
-One thread: run one process a core. ``--views``, ``--learns``, ``--batch-norm`` and ``--space`` vary one thing
-at a time.
+Of the class ``--normals`` are learnt from and a fifth as many held out. ``--test`` images, a third of them
+of the class and the rest evenly of all others, are scored by the sum of the distances to the k = 2 nearest
+normals: Euclidean (DN2, PANDA), by the cosine (MSC), by the readout of the tool (root, a little whitened),
+and by that readout of the pretrained features and the adapted ones beside each other. ``reference.csv``
+gets a line for every step that is measured. A run that has its lines is not repeated; one that was cut off
+or ended by ``--minutes`` continues from the state in ``--scratch``, where the features of every measured
+step stay too. One thread: run one process a core. ``--views``, ``--learns``, ``--batch-norm`` and
+``--space`` vary one thing at a time.
 """
 
 from __future__ import annotations

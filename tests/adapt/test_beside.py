@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from anomscan.adapt.beside import (
     spread,
 )
 from anomscan.adapt.likeness import MOST
-from anomscan.adapt.stopping import SideBySide, Training, Watch
+from anomscan.adapt.stopping import SideBySide, Training
 from anomscan.types import Features
 from tests.adapt.networks import random_backbone
 from tests.adapt.test_focus import apart, clustered
@@ -95,94 +96,81 @@ def test_of_fewer_normals_more_difference_is_asked_for() -> None:
     assert limits[1] == pytest.approx(0.5975, abs=1e-4)
 
 
-def tail() -> nn.Linear:
-    torch.manual_seed(0)
-    return nn.Linear(8, 20).requires_grad_(True)
+class Bed:
+    """A backbone of a trunk, which does nothing, and a tail, and a training of it that is watched."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.tail = nn.Linear(8, 20)
+        self.before = self.tail.weight.detach().clone()
+        normals = ActivationCache(1, 300, (8,), memory=1e9)
+        activations = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
+        normals.append([str(i) for i in range(300)], [activations])
+        self.training = Training(nn.Sequential(self.tail), nn.Identity(), self.tail, 8, normals)
+        self.watch = Beside().watch(self.training)
+        assert self.watch.after_step(0)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return self.watch.record() or {}
+
+    def nudge(self) -> None:
+        with torch.no_grad():
+            self.tail.weight[0] += 0.01
+
+    def collapse(self) -> None:
+        with torch.no_grad():
+            self.tail.weight[1:] *= 1e-3
+
+    def moved_by(self) -> float:
+        """How far the second of the networks that stand side by side is from the first, the pretrained."""
+        (both,) = self.watch.result(self.training) or ()
+        assert isinstance(both, SideBySide)
+        first, second = (next(network.parameters()).detach() for network in both.networks)
+        torch.testing.assert_close(first, self.before)
+        assert second.data_ptr() == self.tail.weight.data_ptr()
+        return float((second - first).abs().max())
 
 
-def watch(tail: nn.Module, steps: int = 8) -> Watch:
-    normals = ActivationCache(1, 300, (8,), memory=1e9)
-    activations = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
-    normals.append([str(i) for i in range(300)], [activations])
-    begun = Beside().watch(Training(tail, steps, normals))
-    assert begun.after_step(0)
-    return begun
-
-
-def nudge(tail: nn.Linear) -> None:
-    with torch.no_grad():
-        tail.weight[0] += 0.01
-
-
-def collapse(tail: nn.Linear) -> None:
-    with torch.no_grad():
-        tail.weight[1:] *= 1e-3
-
-
-def test_the_pretrained_tail_stands_before_the_trained_one() -> None:
-    trained = tail()
-    before = trained.weight.detach().clone()
-    watching = watch(trained)
+def test_the_pretrained_network_stands_before_the_trained_one() -> None:
+    bed = Bed()
     for step in range(1, 9):
-        nudge(trained)
-        assert watching.after_step(step)
-    both = watching.result(trained)
-    assert isinstance(both, SideBySide)
-    first, second = both.tails
-    assert isinstance(first, nn.Linear)
-    assert second is trained
-    torch.testing.assert_close(first.weight, before)
-    assert float(trained.weight.detach()[0, 0] - before[0, 0]) == pytest.approx(0.08, abs=1e-5)
-    record = watching.record()
-    assert record is not None
-    assert record["chosen_step"] == 8
-    assert record["reason"] == "the features after step 8 stand beside the unadapted ones"
-    assert [checkpoint["step"] for checkpoint in record["curve"]] == [0, 2, 4, 6, 8]
-    assert len(record["curve"]) == CHECKPOINTS
+        bed.nudge()
+        assert bed.watch.after_step(step)
+    assert bed.moved_by() == pytest.approx(0.08, abs=1e-5)
+    assert bed.record["chosen_step"] == 8
+    assert bed.record["reason"] == "the features after step 8 stand beside the unadapted ones"
+    assert [checkpoint["step"] for checkpoint in bed.record["curve"]] == [0, 2, 4, 6, 8]
+    assert len(bed.record["curve"]) == CHECKPOINTS
 
 
 def test_collapse_ends_the_training_and_the_checkpoint_before_it_counts() -> None:
-    trained = tail()
-    watching = watch(trained)
+    bed = Bed()
     for step in range(1, 4):
-        nudge(trained)
-        assert watching.after_step(step)
-    collapse(trained)
-    assert not watching.after_step(4)
-    both = watching.result(trained)
-    assert isinstance(both, SideBySide)
-    record = watching.record()
-    assert record is not None
-    assert record["chosen_step"] == 2
-    assert record["reason"].endswith("after step 2 stand beside the unadapted ones: they collapsed by step 4")
-    assert float((trained.weight - both.tails[0].weight).detach().abs().max()) == pytest.approx(  # type: ignore[union-attr, operator]
-        0.02, abs=1e-5
+        bed.nudge()
+        assert bed.watch.after_step(step)
+    bed.collapse()
+    assert not bed.watch.after_step(4)
+    assert bed.moved_by() == pytest.approx(0.02, abs=1e-5)
+    assert bed.record["chosen_step"] == 2
+    assert bed.record["reason"].endswith(
+        "after step 2 stand beside the unadapted ones: they collapsed by step 4"
     )
 
 
 def test_what_collapses_at_once_leaves_the_network_as_it_was() -> None:
-    trained = tail()
-    before = trained.weight.detach().clone()
-    watching = watch(trained)
-    collapse(trained)
-    assert not watching.after_step(2)
-    assert watching.result(trained) is None
-    torch.testing.assert_close(trained.weight.detach(), before)
-    record = watching.record()
-    assert record is not None
-    assert record["reason"] == "kept the unadapted features: adapting collapsed them by step 2"
+    bed = Bed()
+    bed.collapse()
+    assert not bed.watch.after_step(2)
+    assert bed.watch.result(bed.training) is None
+    torch.testing.assert_close(bed.tail.weight.detach(), bed.before)
+    assert bed.record["reason"] == "kept the unadapted features: adapting collapsed them by step 2"
 
 
 def test_a_run_that_goes_on_knows_what_it_had_measured() -> None:
-    trained = tail()
-    first = watch(trained)
-    nudge(trained)
-    first.after_step(2)
-    tensors, record = first.saved()
-    again = watch(tail())
-    again.restore(tensors, record)
-    assert again.record() == first.record()
-    other = tail()
-    both = again.result(other)
-    assert isinstance(both, SideBySide)
-    torch.testing.assert_close(other.weight, trained.weight)
+    first, again = Bed(), Bed()
+    first.nudge()
+    first.watch.after_step(2)
+    again.watch.restore(*first.watch.saved())
+    assert again.record == first.record
+    assert again.moved_by() == pytest.approx(0.01, abs=1e-5)

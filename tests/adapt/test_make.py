@@ -24,7 +24,7 @@ from anomscan.adapt.parts import OUTLIERS
 from anomscan.adapt.presets import PRESETS, Preset, find_preset
 from anomscan.adapt.regularizers import Penalty, Regularizer, trained
 from anomscan.adapt.stopping import Stopping, Training, Watch
-from anomscan.adapt.trainables import LastStages
+from anomscan.adapt.trainables import LastStages, LastStagesOfASmallerInput
 from anomscan.errors import InputError, UsageError
 from anomscan.images.find import Source, find_images
 from anomscan.images.tiling import TileChoice
@@ -97,7 +97,7 @@ def test_every_preset_makes_a_network_and_trains_what_it_says(
     start, end = load_file(str(small.weights)), weights(network)
     changed = [key for key in end if key not in start or (end[key] != start[key]).any()]
     assert bool(changed) == preset.trains
-    if isinstance(preset.trainable, LastStages):
+    if isinstance(preset.trainable, LastStages | LastStagesOfASmallerInput):
         assert all(key.startswith(("layer3", "layer4")) for key in changed)
     assert not any("running" in key for key in changed), "batch norm keeps the pretrained statistics"
 

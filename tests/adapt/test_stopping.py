@@ -13,7 +13,8 @@ def nothing() -> ActivationCache:
 
 def test_checkpoints_are_kept_at_even_steps_side_by_side() -> None:
     tail = nn.Linear(2, 3, bias=False)
-    watch = Samplewise().watch(Training(tail, 30, nothing()))
+    training = Training(tail, nn.Identity(), tail, 30, nothing())
+    watch = Samplewise().watch(training)
     images, expected = torch.randn(4, 2), []
     for step in range(31):
         if step:
@@ -22,8 +23,9 @@ def test_checkpoints_are_kept_at_even_steps_side_by_side() -> None:
         assert watch.after_step(step)
         if step in (0, 10, 20, 30):
             expected.append(nn.functional.normalize(tail(images), dim=1))
-    together = watch.result(tail)(images)
-    torch.testing.assert_close(together, torch.cat(expected, dim=1))
+    trunk, together = watch.result(training) or ()
+    assert trunk is training.trunk
+    torch.testing.assert_close(together(images), torch.cat(expected, dim=1))
     assert watch.state()["checkpoints"].tolist() == [4]
     assert watch.state().keys() == Samplewise.learns
     assert watch.record() is None
@@ -31,9 +33,10 @@ def test_checkpoints_are_kept_at_even_steps_side_by_side() -> None:
 
 def test_all_steps_keep_the_last() -> None:
     tail = nn.Linear(2, 3)
-    watch = AllSteps().watch(Training(tail, 5, nothing()))
+    training = Training(tail, nn.Identity(), tail, 5, nothing())
+    watch = AllSteps().watch(training)
     assert all(watch.after_step(step) for step in range(6))
-    assert watch.result(tail) is tail
+    assert watch.result(training) == (training.trunk, tail)
     assert (watch.state(), watch.record()) == ({}, None)
 
 

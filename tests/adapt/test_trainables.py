@@ -10,6 +10,7 @@ from anomscan.adapt.trainables import (
     AdaptedConvolution,
     Everything,
     LastStages,
+    LastStagesOfASmallerInput,
     ResidualAdapters,
 )
 from anomscan.errors import UsageError
@@ -36,6 +37,21 @@ def test_trunk_and_tail_make_the_whole(name: str, size: int, inside: str, outsid
     assert inside in learns
     assert outside not in dict(tail.named_parameters())
     assert outside in dict(trunk.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "side"), [("resnet18", 96), ("tf_efficientnet_lite0", 96), ("vit_tiny_patch16_224", 128)]
+)
+def test_a_smaller_input_is_one_that_the_network_takes(name: str, side: int) -> None:
+    backbone = random_backbone(name, 128)
+    trunk, tail = LastStagesOfASmallerInput().split(backbone)
+    images = torch.rand(2, 3, 128, 128)
+    shrunk = functional.interpolate(images, (side, side), mode="bilinear", align_corners=False)
+    with torch.no_grad():
+        torch.testing.assert_close(tail(trunk(images)), backbone.model(shrunk))
+    plain = LastStages().split(random_backbone(name, 128))[1]
+    learns, others = ([n for n, p in part.named_parameters() if p.requires_grad] for part in (tail, plain))
+    assert learns == others
 
 
 def test_the_default_backbone_learns_from_a_stride_of_sixteen() -> None:
