@@ -41,7 +41,7 @@ _MSC = Optimisation(steps=50, batch=64, rate=1e-3, momentum=0.0, weight_decay=5e
 _OUTLIERS = Optimisation(steps=50, batch=16, rate=1e-2, momentum=0.9, weight_decay=1e-4, clip=1.0)
 
 # Compactness of features of norm 1, at ten times PANDA's rate: see benchmarks/README.md.
-_AUTO = Optimisation(steps=100, batch=32, rate=1e-1, momentum=0.9, weight_decay=5e-5, clip=1e-3)
+_AUTO = Optimisation(steps=75, batch=32, rate=1e-1, momentum=0.9, weight_decay=5e-5, clip=1e-3)
 
 
 @dataclass(frozen=True)
