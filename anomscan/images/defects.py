@@ -1,9 +1,10 @@
 """Defects made onto normal images, of a size and a contrast that are asked for, to certify a model by.
 
 They are not those by which ``adapt`` chooses what to look at (``adapt.made_defects``): a model that was
-chosen because it sees those proves nothing by them. A size is the largest extent of the defect as a share of the shorter side
-of what is looked at; a contrast the grey levels, of 255, by which the defect changes a pixel at most. Each
-function takes and gives a part of an image, (H, W, 3) float32, in whose middle the defect is to be.
+chosen because it sees those proves nothing by them. A size is the largest extent of the defect as a share
+of the shorter side of what is looked at; a contrast the grey levels, of 255, by which the defect changes a
+pixel at most. Each function takes and gives a part of an image, (H, W, 3) float32, in whose middle the
+defect is to be.
 """
 
 from __future__ import annotations
