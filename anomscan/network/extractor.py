@@ -38,9 +38,7 @@ _IMAGE_NAMES = (IMAGE, "features")
 
 BATCH = 4
 """Images a run. One thread of a CPU is as fast with 4 as with more, and memory and the wait for the last
-batch grow with it. It is the same on every machine, since the last digits of a feature depend on it; they
-depend, too, on which images pass together, and so unreadable ones keep their place: where a list is taken
-apart at a multiple of it, each image has the features that it has in the whole."""
+batch grow with it. It is the same on every machine, since the last digits of a feature depend on it."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +154,7 @@ class _Run:
 
 def _runs(images: Iterable[Decoded | Unreadable]) -> Iterator[_Run | Unreadable]:
     batch: list[Decoded] = []
-    for number, image in enumerate(images, start=1):
+    for image in images:
         if isinstance(image, Unreadable):
             yield image
         elif image.pixels.ndim == 4:
@@ -166,9 +164,9 @@ def _runs(images: Iterable[Decoded | Unreadable]) -> Iterator[_Run | Unreadable]
                 yield _Run(tiles[first : first + BATCH], [image] if last else [], len(tiles))
         else:
             batch.append(image)
-        if number % BATCH == 0 and batch:
-            yield _Run([image.pixels for image in batch], batch)
-            batch = []
+            if len(batch) == BATCH:
+                yield _Run([image.pixels for image in batch], batch)
+                batch = []
     if batch:
         yield _Run([image.pixels for image in batch], batch)
 
