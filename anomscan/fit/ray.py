@@ -1,7 +1,7 @@
 """Embedding normals on the machines of a Ray cluster: paths go there and features come back.
 
 The features, in their order, are those of this machine to the last digit, where its processor is of one kind
-with theirs; what is made of them is made here. See ``cluster`` for how work travels.
+with theirs and all can be read; what is made of them is made here. See ``cluster`` for how work travels.
 """
 
 from __future__ import annotations
