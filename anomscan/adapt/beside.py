@@ -145,7 +145,9 @@ class _Guarding(Watch):
         if not self.chosen:
             why = f"adapting collapsed them by step {last.step}" if collapsed else "no step was done"
             return f"kept the unadapted features: {why}"
-        kept = f"the features after step {self.chosen} stand beside the unadapted ones"
+        kept = (
+            f"photographs of one kind of thing: the features of step {self.chosen} stand beside the unadapted"
+        )
         return f"{kept}: they collapsed by step {last.step}" if collapsed else kept
 
     def _measure(self, step: int) -> Checkpoint:

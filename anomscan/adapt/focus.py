@@ -164,7 +164,7 @@ def _against_patches(backbone: Backbone, normals: int, measured: int, apart: flo
         return f"{normals} normals are too few to tell whether patches show more"
     limit = limit_of(max(measured, 1))
     if apart > limit:
-        return f"the normals differ as much as things of many kinds ({apart:.2f}, over {limit:.2f})"
+        return f"the normals differ too much to see small defects ({apart:.2f}, over {limit:.2f})"
     if side < SHARP * backbone.preprocessing.height:
         return f"the images have only {side} px: what is small in them is not to be seen"
     try:

@@ -139,7 +139,9 @@ def test_the_pretrained_network_stands_before_the_trained_one() -> None:
         assert bed.watch.after_step(step)
     assert bed.moved_by() == pytest.approx(0.08, abs=1e-5)
     assert bed.record["chosen_step"] == 8
-    assert bed.record["reason"] == "the features after step 8 stand beside the unadapted ones"
+    assert bed.record["reason"] == (
+        "photographs of one kind of thing: the features of step 8 stand beside the unadapted"
+    )
     assert [checkpoint["step"] for checkpoint in bed.record["curve"]] == [0, 2, 4, 6, 8]
     assert len(bed.record["curve"]) == CHECKPOINTS
 
@@ -153,9 +155,7 @@ def test_collapse_ends_the_training_and_the_checkpoint_before_it_counts() -> Non
     assert not bed.watch.after_step(4)
     assert bed.moved_by() == pytest.approx(0.02, abs=1e-5)
     assert bed.record["chosen_step"] == 2
-    assert bed.record["reason"].endswith(
-        "after step 2 stand beside the unadapted ones: they collapsed by step 4"
-    )
+    assert bed.record["reason"].endswith("of step 2 stand beside the unadapted: they collapsed by step 4")
 
 
 def test_what_collapses_at_once_leaves_the_network_as_it_was() -> None:
