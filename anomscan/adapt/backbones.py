@@ -8,6 +8,7 @@ from typing import Any
 
 import timm
 import timm.data
+import torch
 from torch import nn
 
 from anomscan import DEFAULT_BACKBONE
@@ -32,6 +33,15 @@ class Backbone:
     stages: tuple[tuple[str, int], ...]
     preprocessing: Preprocessing
     info: BackboneInfo
+
+    def takes(self, height: int, width: int) -> bool:
+        """Whether it takes images of that size in pixels."""
+        try:
+            with torch.no_grad():
+                self.model(torch.zeros(1, 3, height, width))
+        except (RuntimeError, AssertionError):
+            return False
+        return True
 
 
 def load_backbone(

@@ -107,7 +107,7 @@ class _Guarding(Watch):
     def __init__(self, training: Training) -> None:
         self._tail, self._normals = training.tail, training.normals
         self._due = evenly(training.steps, CHECKPOINTS)
-        self._pretrained = copy.deepcopy(training.whole)
+        self._pretrained = copy.deepcopy(training.whole).to("cpu")
         self._kept: dict[str, Tensor] = {}
         self.curve: list[Checkpoint] = []
         self.chosen = 0

@@ -233,13 +233,10 @@ def _factors(backbone: Backbone, side: int) -> list[float]:
 def _takes_any_size(backbone: Backbone) -> bool:
     """Whether the network has maps and nothing that depends on the size of the input."""
     size = round(FACTORS[1] * backbone.preprocessing.height)
-    images = torch.zeros(1, 3, size, size)
-    try:
-        with torch.no_grad():
-            backbone.model(images)  # refuses it in silence, which the traced body does not
-            stages = PatchTrunk(backbone).body(images)
-    except (RuntimeError, AssertionError):
+    if not backbone.takes(size, size):
         return False
+    with torch.no_grad():
+        stages = PatchTrunk(backbone).body(torch.zeros(1, 3, size, size))
     return all(stage.ndim == 4 for stage in stages)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -68,7 +67,7 @@ class LastStagesOfASmallerInput(Trainable):
         own = backbone.preprocessing
         sides = (round(SMALLER * side / _MULTIPLE) for side in (own.height, own.width))
         height, width = (_MULTIPLE * max(1, side) for side in sides)
-        if not takes(backbone, height, width):
+        if not backbone.takes(height, width):
             return trunk, tail
         return nn.Sequential(Shrunk(height, width), trunk), tail
 
@@ -83,16 +82,6 @@ class Shrunk(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) to (N, 3, height, width)."""
         return functional.interpolate(images, self.size, mode="bilinear", align_corners=False)
-
-
-def takes(backbone: Backbone, height: int, width: int) -> bool:
-    """Whether the network takes images of that size."""
-    try:
-        with torch.no_grad():
-            backbone.model(torch.zeros(1, 3, height, width))
-    except (RuntimeError, AssertionError):
-        return False
-    return True
 
 
 class Everything(Trainable):

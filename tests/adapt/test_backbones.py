@@ -6,6 +6,7 @@ import torch
 from anomscan.adapt.backbones import load_backbone
 from anomscan.adapt.weights import PACKAGED
 from anomscan.errors import UsageError
+from tests.adapt.networks import random_backbone
 
 
 def test_the_default_has_the_packaged_weights() -> None:
@@ -27,3 +28,10 @@ def test_an_unknown_name_gets_a_suggestion() -> None:
 def test_another_size_is_that_of_the_input() -> None:
     preprocessing = load_backbone(size=96).preprocessing
     assert (preprocessing.height, preprocessing.width) == (96, 96)
+
+
+@pytest.mark.parametrize(("name", "others"), [("resnet10t", True), ("vit_tiny_patch16_224", False)])
+def test_a_network_says_which_sizes_it_takes(name: str, others: bool) -> None:
+    backbone = random_backbone(name, 64)
+    assert backbone.takes(64, 64)
+    assert backbone.takes(96, 96) == others
