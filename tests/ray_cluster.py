@@ -5,13 +5,14 @@ What needs it runs in a process of its own, a script: Ray takes over too much of
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,11 @@ import pytest
 
 from anomscan import cluster
 from anomscan.types import Progress
+from tests.conftest import REPOSITORY
 
 needs_ray = pytest.mark.skipif(
     find_spec("ray") is None or sys.platform != "linux", reason="Ray is not installed, or there is no /proc"
 )
-MARK = f"ANOMSCAN_RAY_TEST={uuid.uuid4()}"
 PATIENCE = 60.0
 
 
@@ -34,26 +35,18 @@ class Slow(cluster.Worker):
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         number, log = int(batch["number"][0]), os.environ["ANOMSCAN_RAY_LOG"]
         with open(log, "a") as file:
-            file.write(f"{number}\n")
+            file.write(f"{number} {os.getpid()}\n")
         end = time.monotonic() + PATIENCE
         while number and not Path(f"{log}.killed").exists() and time.monotonic() < end:
             time.sleep(0.05)
         return super().__call__(batch)
 
 
-def kill_one_worker() -> int:
-    """Kill one of the workers of this cluster; how many were."""
-    for process in Path("/proc").iterdir():
-        with suppress(OSError):
-            is_ours = process.name.isdecimal() and MARK.encode() in (process / "environ").read_bytes()
-            if is_ours and (process / "cmdline").read_bytes().startswith(b"ray::MapWorker"):
-                os.kill(int(process.name), signal.SIGKILL)
-                return 1
-    return 0
-
-
 class Killer:
-    """A progress that kills a worker when the first ``what`` is done; ``log`` is where workers write."""
+    """A progress that kills a worker in the middle of a chunk when the first ``what`` is done.
+
+    ``log`` is where workers write what they begin.
+    """
 
     def __init__(self, what: str, log: str) -> None:
         self._what, self._log, self.killed = what, log, 0
@@ -61,12 +54,43 @@ class Killer:
 
     def _called(self, what: str, done: int, total: int | None, remark: str) -> None:
         if what == self._what and not self.killed:
-            self.killed = kill_one_worker()
+            self.killed = self._kill()
             Path(f"{self._log}.killed").touch()
+
+    def _kill(self) -> int:
+        """Kill one that waits; how many were."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            for number, process in self._lines():
+                if number:
+                    os.kill(process, signal.SIGKILL)
+                    return 1
+            time.sleep(0.05)
+        return 0
 
     def begun(self) -> list[int]:
         """Numbers of the chunks that workers have begun."""
-        return [int(line) for line in Path(self._log).read_text().split()]
+        return [number for number, _ in self._lines()]
+
+    def _lines(self) -> list[tuple[int, int]]:
+        pairs = (line.split() for line in Path(self._log).read_text().splitlines())
+        return [(int(number), int(process)) for number, process in pairs]
+
+
+def told_by(script: Path, *arguments: Path) -> dict[str, Any]:
+    """What a script tells of a run on such a cluster, of which a worker was killed in the middle."""
+    done = subprocess.run(
+        [sys.executable, script, *arguments],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told: dict[str, Any] = json.loads(done.stdout)
+    assert told["killed"] == 1
+    assert len(told["begun"]) > len(set(told["begun"])), "no worker was in the middle of anything"
+    return told
 
 
 @contextmanager
@@ -75,7 +99,6 @@ def two_nodes(log: str) -> Iterator[str]:
     import ray.cluster_utils
 
     os.environ["ANOMSCAN_RAY_LOG"] = log
-    os.environ.update([MARK.split("=")])
     cluster.Worker = Slow  # type: ignore[misc]
     nodes = ray.cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     nodes.add_node(num_cpus=1)

@@ -1,11 +1,7 @@
 from __future__ import annotations
 
-import json
-import os
 import pickle
 import shutil
-import subprocess
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +14,8 @@ from anomscan.fit import ray as engine
 from anomscan.fit.index import IndexOptions, index
 from anomscan.model.folder import read_manifest
 from anomscan.types import Preprocessing, Tiles
-from tests.conftest import REPOSITORY, silent
-from tests.ray_cluster import needs_ray
+from tests.conftest import silent
+from tests.ray_cluster import needs_ray, told_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -119,16 +115,5 @@ def test_a_cluster_of_two_gives_the_model_of_this_machine_though_a_worker_is_kil
     alike: tuple[Path, Path], normals: Path, tmp_path: Path
 ) -> None:
     here, there = alike
-    script = REPOSITORY / "tests" / "fit" / "ray_cluster.py"
-    done = subprocess.run(
-        [sys.executable, script, normals, here, there, tmp_path / "log"],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    told: dict[str, Any] = json.loads(done.stdout)
-    assert told["killed"] == 1
-    assert len(told["begun"]) > 6, "no worker was in the middle of anything"
+    told_by(Path(__file__).parent / "ray_cluster.py", normals, here, there, tmp_path / "log")
     assert written(there) == written(here)
