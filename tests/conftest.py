@@ -28,10 +28,9 @@ from anomscan.types import Progress
 from tests.exports import remembered
 from tests.fakes import fake_network
 
+# Under nohup and behind & they are ignored, and then in every process of a test.
 for ended_by, handler in ((signal.SIGHUP, lambda *_: None), (signal.SIGINT, signal.default_int_handler)):
-    if (
-        signal.getsignal(ended_by) is signal.SIG_IGN
-    ):  # under nohup and behind &, and in every process of a test
+    if signal.getsignal(ended_by) is signal.SIG_IGN:
         signal.signal(ended_by, handler)
 
 REPOSITORY = Path(__file__).parent.parent
