@@ -9,9 +9,10 @@
 
 Every task runs the tool as a user would: ``adapt`` on a folder of links, then the ranking of the test
 images. A results CSV gets one line a task; a task that has its line is not run again, so an interrupted
-run continues where it stopped. ``--table`` prints the CSV as Markdown.
+run continues where it stopped. ``--table`` prints the CSV as Markdown. A method may name its scorer:
+``none:knn-euclidean`` is DN2 as its paper has it, ``none:knn`` by the cosine.
 
-    python benchmarks/protocols.py --root benchmarks/data/fashion-mnist --method none panda-es
+    python benchmarks/protocols.py --root benchmarks/data/fashion-mnist --method none none:knn panda-es
 """
 
 from __future__ import annotations
@@ -112,8 +113,9 @@ def measure(root: Path, run: Run, task: Task, scratch: Path) -> dict[str, float]
     everything = draw(root / "test", sorted(os.listdir(root / "test")), run.test, np.random.default_rng(0))
     counted = {*task.primary, *task.anomalous, *([task.secondary] if task.secondary else [])}
     tested = [path for path in everything if path.parent.name in counted]
-    options = AdaptOptions(method=run.method, backbone=BackboneChoice(size=run.size), seed=run.seed)
-    for option in sorted(need.option for need in find_preset(run.method).needs if need.required):
+    method, _, scorer = run.method.partition(":")
+    options = AdaptOptions(method, BackboneChoice(size=run.size), scorer=scorer or None, seed=run.seed)
+    for option in sorted(need.option for need in find_preset(method).needs if need.required):
         others = draw(root / "train", task.outliers, run.normals, generator)
         options = replace(options, **{option: linked(scratch / option, others)})
     began, model = time.monotonic(), os.fspath(scratch / "model")
