@@ -1,9 +1,12 @@
-"""``score`` on a Ray cluster of this machine, with a worker killed in the middle, beside the local engine.
+"""``score`` on a Ray cluster of two nodes, with a worker killed in the middle, beside the local engine.
+
+Both nodes are on this machine; each has one of two cores, and a store and a scheduler of its own.
 
 The images are those of ``--from`` under many names, so that reading, decoding, the network and the search are
-what they are in use. Prints images a second and core of both, in one run, with the start of the cluster and
-without, how many rows there were, how far the scores are apart, and whether the order is the same but for
-images whose scores are as near as that to each other: copies. Few images travel in smaller chunks. Linux.
+what they are in use. Prints images a second and core of both, in one run, with the start of the nodes and
+workers and without, how many rows there were, how far the scores are apart, and whether the order is the same
+but for images whose scores are as near as that to each other: copies. Few images travel in smaller chunks.
+Linux.
 
     python benchmarks/ray_local.py                    # 20,000 images
     python benchmarks/ray_local.py --images 300
@@ -20,7 +23,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -37,6 +40,19 @@ from anomscan.screen.run import Engine, ScoreJob, run
 
 SAMPLES = Path(__file__).parent.parent / "sample_data"
 MARK = f"ANOMSCAN_RAY_BENCHMARK={uuid.uuid4()}"
+
+
+@contextmanager
+def two_nodes() -> Iterator[str]:
+    """The address of a cluster with a core a node."""
+    import ray.cluster_utils
+
+    nodes = ray.cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    nodes.add_node(num_cpus=1)
+    try:
+        yield nodes.address
+    finally:
+        nodes.shutdown()
 
 
 def workers() -> Iterator[int]:
@@ -68,10 +84,11 @@ class Clock:
                 break
 
 
-def score(folder: str, model: str, engine: Engine | None, images: int, cores: int) -> dict[str, object]:
-    """Rows of a run, its seconds, and images a second and core with its start and without."""
+def score(
+    folder: str, model: str, engine: Engine | None, images: int, cores: int, began: float
+) -> dict[str, object]:
+    """Rows of a run, its seconds since ``began``, and images a second and core with its start and without."""
     clock = Clock(images, kills=engine is not None)
-    began = time.monotonic()
     job = ScoreJob(Search().find([folder]), read_model(model, cores), threads=cores, engine=engine)
     with run(job, clock) as outcome:
         rows = list(outcome.ranking.rows())
@@ -122,8 +139,11 @@ def main() -> None:
         for number in range(given.images):
             source = sources[number % len(sources)]
             (folder / f"{number:08}{source.suffix}").symlink_to(source.resolve())
-        local = score(str(folder), model, None, given.images, cores)
-        cluster = score(str(folder), model, RayEngine(model, "local", 1, chunk=chunk), given.images, cores)
+        local = score(str(folder), model, None, given.images, cores, time.monotonic())
+        began = time.monotonic()
+        with two_nodes() as address:
+            engine = RayEngine(model, address, 1, chunk=chunk)
+            cluster = score(str(folder), model, engine, given.images, 2, began)
     one, other = local.pop("rows"), cluster.pop("rows")
     assert isinstance(one, list)
     assert isinstance(other, list)

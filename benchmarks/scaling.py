@@ -195,14 +195,23 @@ def tell_measured(found: Measured) -> None:
     )
 
 
-def tell_extrapolated(found: Measured, images: float, normals: float, core: float, storage: float) -> None:
+@dataclass(frozen=True)
+class Prices:
+    """Assumed, in $: an hour of a core, a GB for a month, a million requests to a store."""
+
+    core_hour: float
+    gb_month: float
+    million_requests: float
+
+
+def tell_extrapolated(found: Measured, images: float, normals: float, prices: Prices) -> None:
     """Print what it comes to."""
 
     def computed(what: str, seconds: float) -> tuple[str, ...]:
-        return what, f"{seconds / HOUR:,.0f} core-h", f"{seconds / HOUR * core:,.0f}"
+        return what, f"{seconds / HOUR:,.0f} core-h", f"{seconds / HOUR * prices.core_hour:,.0f}"
 
     def stored(what: str, size: float) -> tuple[str, ...]:
-        return what, f"{size / 1e12:,.2f} TB", f"{size / 1e9 * storage:,.0f} a month"
+        return what, f"{size / 1e12:,.2f} TB", f"{size / 1e9 * prices.gb_month:,.0f} a month"
 
     def searched(what: str, kind: str, vectors: float, size: int) -> tuple[str, ...]:
         compared = vectors if kind == "exact" else vectors / SCANNED + 4 * vectors**0.5
@@ -214,6 +223,7 @@ def tell_extrapolated(found: Measured, images: float, normals: float, core: floa
         f"{images:,.0f} images, {normals:,.0f} normals: extrapolated",
         ("what", "how much", "$"),
         stored("files of the images", images * found.file),
+        ("requests for them, one each", f"{images:,.0f}", f"{images / 1e6 * prices.million_requests:,.0f}"),
         computed("read, decode and embed the images", images * found.embed),
         computed("the same of the normals", normals * found.embed),
         searched("search all normals exactly", "exact", normals, 4),
@@ -238,6 +248,7 @@ def main() -> None:
     parser.add_argument("--normals", type=float, default=1e8)
     parser.add_argument("--core-hour", type=float, default=0.04, help="$")
     parser.add_argument("--gb-month", type=float, default=0.023, help="$")
+    parser.add_argument("--million-requests", type=float, default=0.4, help="$")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.model or str(Path(scratch, "model"))
@@ -246,7 +257,8 @@ def main() -> None:
             index(str(SAMPLES / "normal"), folder, options, lambda *_: None)
         found = measure(read_model(folder, 2), given.source, given.features or given.source, given.galleries)
     tell_measured(found)
-    tell_extrapolated(found, given.images, given.normals, given.core_hour, given.gb_month)
+    prices = Prices(given.core_hour, given.gb_month, given.million_requests)
+    tell_extrapolated(found, given.images, given.normals, prices)
 
 
 if __name__ == "__main__":
