@@ -115,7 +115,7 @@ def certify(
     check(Decision(fpr=fpr), model.calibration)
     reading = model.manifest.preprocessing.reading
     sources = _readable(model, normals, reading)
-    held = set(held_out_images(model)) if _held_out(model) else set()
+    held = _held_out(model)
     trials = [Trial(None, 0.0, 0.0, i, 0) for i, path in enumerate(sources) if path not in held]
     trials += _trials(len(sources), draws, seed, list(defects), contrasts)
     p_values = np.array(list(_scored(model, sources, trials, defects, progress)))
@@ -150,14 +150,16 @@ def held_out_images(model: Model) -> list[str]:
             "certify makes defects onto normals that the model does not compare with, and of this model all "
             "calibrate and none is held out; name a folder of others, or index again with --holdout 0.2"
         )
+    return list(_held_out(model))
+
+
+def _held_out(model: Model) -> dict[str, str]:
+    """Where the held-out normals are that may be opened, and as what the calibration knows each."""
+    calibration, info = model.calibration, model.manifest.calibration
+    if calibration is None or calibration.gallery is not None or info is None:
+        return {}
     where = Whereabouts(info.root)
-    return [place for place in map(where.of, model.calibration.paths) if place is not None]
-
-
-def _held_out(model: Model) -> set[str]:
-    """Where its held-out normals were."""
-    calibration = model.calibration
-    return set(calibration.paths) if calibration is not None and calibration.gallery is None else set()
+    return {place: path for path in calibration.paths if (place := where.of(path)) is not None}
 
 
 def made(sources: Sequence[str], trial: Trial, defects: Mapping[str, Defect], reading: Reading) -> Example:
@@ -223,6 +225,8 @@ def _scored(
 ) -> Iterator[float]:
     """The p-value of every trial, in order; 1 for one whose image has gone meanwhile."""
     screener, threads, done = Screener(model), available_cores(), 0
+    calibration, held = screener.calibration, _held_out(model)
+    assert calibration is not None  # noqa: S101 - it was checked
     with tempfile.TemporaryDirectory(prefix="anomscan-") as folder:
         make = _maker(Path(folder), sources, trials, defects, model.manifest.preprocessing.reading)
         files = in_order(make, range(len(trials)), threads, 4 * threads)
@@ -231,11 +235,13 @@ def _scored(
             if isinstance(scored, Unreadable):
                 found[int(Path(scored.path).stem)] = 1.0
                 continue
-            assert scored.p_values is not None  # noqa: S101 - the calibration was checked
-            for image, p_value in zip(scored.images, scored.p_values, strict=True):
-                found[int(Path(image.path).stem)] = float(p_value)
+            numbers = [int(Path(image.path).stem) for image in scored.images]
+            normals = [held.get(sources[trials[number].source]) for number in numbers]
+            p_values = calibration.p_values_of_changed(scored.scores, normals)
+            found |= zip(numbers, np.where(scored.known, 1.0, p_values).tolist(), strict=True)
+            for image in scored.images:
                 Path(image.path).unlink()
-                done += 1
+            done += len(numbers)
             progress("scoring made defects", done, len(trials), "")
         yield from (found[i] for i in range(len(trials)))
 

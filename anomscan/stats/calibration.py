@@ -121,6 +121,23 @@ class Calibration:
         places = np.searchsorted(self.scores[self._order], scores, side="left")
         return np.asarray((1 + self._above[places]) / (self.groups + 1))
 
+    def p_values_of_changed(self, scores: Features, paths: Sequence[str | None]) -> Floats:
+        """The same of images that were made of held-out normals.
+
+        What a normal would have to exceed, were it new, are the others: neither it nor its group count.
+
+        Args:
+            scores: (m,) float32.
+            paths: (m,) where the normal of each was; None for one that is none of these.
+        """
+        p_values, groups = self.p_values(scores), dict(zip(self.paths, self.names, strict=True))
+        names = np.array(self.names)
+        for i, (score, path) in enumerate(zip(scores, paths, strict=True)):
+            if path is not None:
+                own = self.scores[names == groups[path]]
+                p_values[i] -= np.mean(own >= score) / (self.groups + 1)
+        return p_values
+
     def holds(self, features: Features) -> NDArray[np.bool_]:
         """Which of (m, D) features are those of a held-out normal, up to rounding."""
         if self.gallery is not None:

@@ -50,6 +50,13 @@ def test_the_p_value_counts_the_held_out_normals_that_score_as_high() -> None:
     assert p_values.tolist() == [5 / 5, 5 / 5, 4 / 5, 4 / 5, 2 / 5, 2 / 5, 1 / 5]
 
 
+def test_what_was_made_of_a_held_out_normal_is_not_compared_with_it_or_its_group() -> None:
+    held_out = calibration(np.array([0.3, 0.1, 0.2, 0.25], np.float32), ["a", "b", "b", "c"])
+    scores = np.array([0.28, 0.28, 0.15, 0.15, 0.05, 0.31], np.float32)
+    found = held_out.p_values_of_changed(scores, ["/0.png", None, "/1.png", "/3.png", "/0.png", "/0.png"])
+    assert found.tolist() == [1 / 4, 2 / 4, 3 / 4, 2.5 / 4, 3 / 4, 1 / 4]
+
+
 def test_the_limit_is_where_the_p_value_changes() -> None:
     scores = np.random.default_rng(0).random(99).astype(np.float32)
     held_out = calibration(scores)
