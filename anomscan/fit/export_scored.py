@@ -58,9 +58,8 @@ class ScoredOptions:
 def export_scored(folder: str, out: str, options: ScoredOptions, progress: Progress) -> Parity:
     """Write the model of ``folder`` as one ONNX file, image in and score out, and a report of its parity.
 
-    The report is ``out`` with ``.parity.json`` in the place of its suffix. Galleries are searched exactly in
-    the file. Where the model's are not, or its weights are rounded, the held-out normals are scored anew by
-    what is in the file.
+    The report is ``out`` with ``.parity.json`` in the place of its suffix. Where weights are rounded, the
+    held-out normals are scored anew by what is in the file.
 
     Returns:
         What was compared, and how it came out.
@@ -81,10 +80,10 @@ def export_scored(folder: str, out: str, options: ScoredOptions, progress: Progr
     report = f"{os.path.splitext(out)[0]}.parity.json"
     with whole_file(out) as partial, whole_file(report) as record, tempfile.TemporaryDirectory() as scratch:
         own = ScoredGraph.of(folder, model)
-        scored = _in_the_file(folder, model, own, options, Path(scratch))
+        scored = _in_the_file(model, own, options, Path(scratch))
         scored.write(partial)
         progress("scoring with the exported file", 0, len(images), "")
-        other = None if scored.alike(own) else own.results(images)
+        other = None if scored is own else own.results(images)
         strict = not options.int8 and model.manifest.int8 is None
         loaded = backends(partial, threads)
         parity = compare(scored, loaded, images, other, model.normals, fpr, threads, strict=strict)
@@ -137,21 +136,14 @@ def _mirrored(image: Decoded) -> Decoded:
     return replace(image, path=f"{image.path} (mirrored)", pixels=np.ascontiguousarray(image.pixels[:, ::-1]))
 
 
-def _in_the_file(
-    folder: str, model: Model, own: ScoredGraph, options: ScoredOptions, scratch: Path
-) -> ScoredGraph:
-    """What goes into the file: the weights as asked for, an exact search, p-values by those."""
-    scorer, calibration = own.scorer.searched_exactly(), own.calibration
+def _in_the_file(model: Model, own: ScoredGraph, options: ScoredOptions, scratch: Path) -> ScoredGraph:
+    """What goes into the file: the weights as asked for, p-values by those."""
     graph = _rounded(model, own.graph, options, scratch)
-    if graph != own.graph:
-        extractor = Extractor(graph, available_cores())
-        calibration = _read_again(model, extractor, scorer, options.normals)
-        return replace(own, graph=graph, extractor=extractor, scorer=scorer, calibration=calibration)
-    if calibration is not None and scorer is not own.scorer:
-        held_out = HeldOut.without(folder, model, set())
-        if held_out is not None:
-            calibration, _ = held_out.scored(scorer, model.normals)
-    return replace(own, scorer=scorer, calibration=calibration)
+    if graph == own.graph:
+        return own
+    extractor = Extractor(graph, available_cores())
+    calibration = _read_again(model, extractor, own.scorer, options.normals)
+    return replace(own, graph=graph, extractor=extractor, calibration=calibration)
 
 
 def _rounded(model: Model, graph: Path, options: ScoredOptions, scratch: Path) -> Path:

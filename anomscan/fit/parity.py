@@ -82,7 +82,7 @@ class Parity:
 
     ``fpr`` is the rate of false alarms that was decided by, None without p-values; ``anomalous`` how many
     images the model calls so. ``change`` is how alike the scores of the file and those of ``score`` are where
-    the file has another search or other weights, None where it has the same. ``rows`` has an entry an image,
+    the file has other weights, None where it has the same. ``rows`` has an entry an image,
     ``normals`` the names that ``nearest`` counts.
     """
 

@@ -53,8 +53,8 @@ class Results:
 class ScoredGraph:
     """What a graph is made of, and what it is compared with.
 
-    ``graph`` is the extractor's file, ``extractor`` the same, loaded; ``scorer`` is searched exactly;
-    ``calibration`` has scores by both, or is None.
+    ``graph`` is the extractor's file, ``extractor`` the same, loaded; ``calibration`` has scores by it and
+    ``scorer``, or is None.
     """
 
     manifest: Manifest
@@ -69,13 +69,9 @@ class ScoredGraph:
 
     @classmethod
     def of(cls, folder: str, model: Model) -> ScoredGraph:
-        """A model as it is; its search may not be exact."""
+        """A model as it is."""
         graph = verified(folder, model.manifest, EXTRACTOR)
         return cls(model.manifest, graph, model.extractor, model.scorer, model.calibration)
-
-    def alike(self, other: ScoredGraph) -> bool:
-        """Whether weights and search are the same."""
-        return self.extractor is other.extractor and self.scorer is other.scorer
 
     def write(self, out: Path) -> None:
         """Write the graph.

@@ -6,7 +6,6 @@ import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -277,14 +276,6 @@ class Scorer(ABC):
         None where patches are not looked at.
         """
         return None if self.patches is None else self.patches.graph(graph, patches)
-
-    def searched_exactly(self) -> Scorer:
-        """The same scorer, where it is searched approximately, with an exact search, as a graph has it."""
-        if self.gallery.exact:
-            return self
-        twin = copy(self)
-        twin.gallery = self.gallery.exactly()
-        return twin
 
     def save(self, folder: Path) -> dict[str, Path]:
         """Write its files into ``folder``; returns them by role."""

@@ -174,15 +174,6 @@ class Focused(Patched[PatchGallery]):
             return distances
         return raised_graph(graph, distances, self._rejected.graph(graph, patches), PATCH_MARGIN)
 
-    def searched_exactly(self) -> Scorer:
-        """The scorer of whole images and the patches, both."""
-        image, patches = self.image.searched_exactly(), self.patches.searched_exactly()
-        if image is self.image and patches is self.patches:
-            return self
-        exact = Focused(image, self.looks, patches, self.patch_info)
-        exact.rejects = self.rejects
-        return exact
-
     @classmethod
     def over(cls, image: Scorer, info: PatchInfo, files: Mapping[str, Path]) -> Self:
         """Read the patches back and set them over a loaded scorer of whole images; raises ModelDamaged."""

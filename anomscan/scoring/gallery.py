@@ -45,6 +45,12 @@ _LOOKED_AT = 1000
 """Features of a gallery that is read which are looked at: whether they are numbers."""
 
 
+_PLACE_BITS = 32
+"""Of an entry of FAISS's direct map: the place in a list; above them is the list."""
+_FAR = -1e30
+"""What a graph sorts vectors by that are not looked at."""
+
+
 SAME, SAME_IN_16_BITS = 1e-4, 1e-3
 """Relative distance up to which two features are of the same image: the rounding of other batch sizes."""
 
@@ -198,28 +204,39 @@ class Gallery:
         same: NDArray[np.bool_] = np.linalg.norm(queries - nearest, axis=1) <= reach
         return same
 
-    def exactly(self) -> Gallery:
-        """The same vectors, searched exactly; what was rounded stays so."""
-        exact = Gallery.build(self.vectors(), "cosine" if self._cosine else "euclidean")
-        exact._tolerance = self._tolerance
-        return exact
-
     def graph(self, graph: Graph, queries: Value, k: int) -> tuple[Value, Value]:
-        """Add an exact search for the ``k`` nearest to ``graph``: what ``search`` gives, of queries (n, D).
+        """Add the search for the ``k`` nearest to ``graph``: what ``search`` gives, of queries (n, D).
 
-        Euclidean distances are taken of the differences once the neighbours are known: from products they
-        would be rounded where they are small.
+        All are compared; where the search is in lists, those of other lists than a query's then count as
+        farther than any. Euclidean distances are taken of the differences once the neighbours are known: from
+        products they would be rounded where they are small.
         """
         vectors = self.vectors()
-        held = graph.constant(vectors)
+        held, nearness = graph.constant(vectors), self._nearness_graph(graph, queries, vectors)
+        if not self.exact:
+            nearness = graph.add("Where", self._looked_at_graph(graph, queries), nearness, _FAR)
+        values, neighbours = graph.top(nearness, k)
         if self._cosine:
-            values, neighbours = graph.top(graph.add("Gemm", queries, held, transB=1), k)
             return graph.add("Min", graph.add("Max", graph.add("Sub", 1.0, values), 0.0), 2.0), neighbours
-        nearness = graph.add("Gemm", queries, held, -np.square(vectors).sum(axis=1) / 2, transB=1)
-        _, neighbours = graph.top(nearness, k)
         queries = graph.add("Unsqueeze", queries, np.array([1]))
         away = graph.add("Sub", queries, graph.add("Gather", held, neighbours))
         return graph.norm(away, 2), neighbours
+
+    def _nearness_graph(self, graph: Graph, queries: Value, vectors: Features) -> Value:
+        """Add what a search sorts by, (n, K), the larger the nearer."""
+        if self._cosine:
+            return graph.add("Gemm", queries, vectors, transB=1)
+        return graph.add("Gemm", queries, vectors, -np.square(vectors).sum(axis=1) / 2, transB=1)
+
+    def _looked_at_graph(self, graph: Graph, queries: Value) -> Value:
+        """Add which vectors lie in the lists next to each query, (n, K)."""
+        index = faiss.extract_index_ivf(self._index)
+        middles = index.quantizer.reconstruct_n(0, index.nlist)
+        nearness = self._nearness_graph(graph, queries, middles)
+        nearest, _ = graph.top(nearness, index.nprobe)
+        lists = graph.add("GreaterOrEqual", nearness, graph.add("ReduceMin", nearest, np.array([1])))
+        list_of_each = faiss.vector_to_array(index.direct_map.array) >> _PLACE_BITS
+        return graph.add("Gather", lists, list_of_each, axis=1)
 
     def holds_graph(self, graph: Graph, queries: Value, neighbours: Value) -> Value:
         """Add what ``holds`` does to ``graph``."""

@@ -178,10 +178,6 @@ class Patched(Scorer, Generic[Store]):
         """None, unless somebody says how; raises UsageError."""
         raise UsageError(f"the scorer of {self.title} cannot be written as ONNX; leave --with-scorer out")
 
-    def searched_exactly(self) -> Scorer:
-        """The same: only a scorer that can be written as ONNX is asked."""
-        return self
-
     def look_normal(self, maps: PatchMaps) -> None:
         """Let pictures of normals be dark, by the maps of some that are none of its own."""
         self.patch_info = self._darkest(maps.distances, DARK)

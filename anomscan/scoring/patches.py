@@ -127,12 +127,6 @@ class PatchGallery(NormalPatches):
         flat = graph.shaped(patches, -1, self.gallery.dim)
         return graph.shaped(self.gallery.graph(graph, flat, 1)[0], -1, *self.grid)
 
-    def searched_exactly(self) -> PatchGallery:
-        """The same patches, searched exactly."""
-        if self.gallery.exact:
-            return self
-        return PatchGallery(self.gallery.exactly(), self.images, self.places, self.paths, self.grid)
-
     def maps_without(self, positions: NDArray[np.int32], patches: Features) -> Features:
         """Distances of the patches of m normals, (m, rows, columns, C), to those of the others.
 

@@ -173,16 +173,6 @@ def test_a_normal_with_patches_is_compared_with_the_others_and_with_rejects() ->
     assert (measured - after).max() <= np.log(2) / deviation + 1e-3
 
 
-def test_the_exact_twin_knows_the_rejects() -> None:
-    focused, new = fitted_to_patches("both", images(70)), defective(3, seed=3)
-    assert not focused.patches.gallery.exact
-    focused.reject(of(defective(2, seed=5)))
-    twin = focused.searched_exactly()
-    assert twin is not focused
-    assert twin.rejects is focused.rejects
-    assert (twin.score(new, 2) > 0).all()
-
-
 def test_a_reject_is_known_by_its_odd_patches() -> None:
     distances = np.zeros((20, 20), np.float32)
     distances[3, 4:9] = [5, 9, 7, 8, 6]
