@@ -10,7 +10,11 @@ what is named a suspect. Then 100 normals alone, to see how often anything is na
         fashion-mnist-0=/tmp/data/fm/train/0:/tmp/data/fm/test/2:/tmp/data/fm/test/5:/tmp/data/fm/test/8
 
 MODEL is a model folder that gives the network and the weight of the whole image; it looks at patches. A row
-a draw.
+a draw. ``--without`` leaves normals out that somebody has seen not to be any:
+
+    python benchmarks/suspects.py suspects.csv --network MODEL \
+        tile-two-left-out=/tmp/data/tile/normal:/tmp/data/tile/incoming/bad \
+        --without exp6_num_148035.jpg exp6_num_183290.jpg
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from anomscan.images.find import Source, Unreadable, find
 from anomscan.model.model import Model, read_model
 from anomscan.model.suspects import Suspects
 from anomscan.scoring.bank import MOST, Bank
-from anomscan.scoring.patches import PatchGallery
+from anomscan.scoring.focused import Focused
 from anomscan.types import Features
 
 COLUMNS = ("set", "hidden", "draw", "among_first_ten", "named_anomalies", "named_normals", "names")
@@ -45,9 +49,10 @@ class Images:
     patches: NDArray[np.float16]
 
 
-def embedded(model: Model, folders: list[str], most: int) -> Images:
-    """So many images of some folders, drawn at random."""
+def embedded(model: Model, folders: list[str], most: int, without: list[str]) -> Images:
+    """So many images of some folders, drawn at random; some names are left out."""
     paths = [source.path for source in find(folders) if isinstance(source, Source)]
+    paths = [path for path in paths if Path(path).name not in without]
     chosen = np.sort(np.random.default_rng(0).permutation(len(paths))[:most])
     sources = [Source(paths[i]) for i in chosen]
     names: list[str] = []
@@ -76,14 +81,14 @@ def draw(
     return Images([names[k] for k in order], features, patches), wrong.tolist()
 
 
-def patch_scores_of(images: Images) -> Features:
+def patch_scores_of(model: Model, images: Images) -> Features:
     """By the patches of the others, as ``index`` compares them: the first fifth is held out."""
     held = len(images.names) // 5
     numbers = [str(i) for i in range(len(images.names))]
     bank = Bank(MOST, 0)
     bank.add(images.patches[held:].astype(np.float32), numbers[held:])
-    gallery, _ = PatchGallery.build(bank, 0)
-    return patch_scores_without(gallery, images.patches, numbers, {})
+    scorer = Focused.of(model.scorer.whole, "both", bank, 0)
+    return patch_scores_without(scorer, images.patches, numbers, {})
 
 
 def ranked(model: Model, images: Images, patch: Features) -> Suspects:
@@ -114,25 +119,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("out", type=Path, help="CSV file")
+    parser.add_argument("out", type=Path, help="CSV file, added to")
     parser.add_argument("sets", nargs="+", metavar="NAME=NORMAL:BAD[:BAD]")
     parser.add_argument("--network", required=True, help="model folder that has the network")
+    parser.add_argument("--without", nargs="+", default=[], metavar="NAME", help="normals to leave out")
     parser.add_argument("--clean", type=int, default=10, help="draws without anomalies [10]")
     parser.add_argument("--dirty", type=int, default=5, help="draws with five [5]")
     arguments = parser.parse_args()
     model = read_model(arguments.network, 2)
-    with open(arguments.out, "w", newline="", encoding="utf-8") as file:
+    new = not arguments.out.exists()
+    with open(arguments.out, "a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
+        if new:
+            writer.writeheader()
         for text in arguments.sets:
             name, _, folders = text.partition("=")
             first, *rest = folders.split(":")
-            normal, bad = embedded(model, [first], TAKEN), embedded(model, rest, BAD)
+            normal = embedded(model, [first], TAKEN, arguments.without)
+            bad = embedded(model, rest, BAD, [])
             for hidden, draws, seed in ((0, arguments.clean, 1), (HIDDEN, arguments.dirty, 2)):
                 generator = np.random.default_rng(seed)
                 for number in range(draws):
                     images, wrong = draw(normal, bad, hidden, generator)
-                    found = ranked(model, images, patch_scores_of(images))
+                    found = ranked(model, images, patch_scores_of(model, images))
                     writer.writerow(row(name, number, images, wrong, found))
                     file.flush()
 
