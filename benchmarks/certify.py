@@ -79,7 +79,7 @@ def rows(name: str, normal: str, other: str, arguments: argparse.Namespace) -> I
         shutil.copytree(arguments.network, folder)
         chosen.mkdir()
         for i, path in enumerate(paths(normal, MOST)):
-            (chosen / f"{i:04}{Path(path).suffix}").symlink_to(Path(path).resolve())
+            shutil.copy(path, chosen / f"{i:04}{Path(path).suffix}")
         index(os.fspath(chosen), folder, IndexOptions(), lambda *_: None, HoldOut(arguments.holdout))
         model = read_model(folder, 2)
         held, fpr, draws = held_out_images(model), arguments.fpr, arguments.draws
