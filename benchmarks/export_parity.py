@@ -17,6 +17,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from anomscan.adapt.options import AdaptOptions, BackboneChoice, FocusChoice
@@ -26,15 +27,16 @@ from anomscan.fit.export_scored import ScoredOptions, export_scored
 from anomscan.fit.parity import Agreement, Parity
 from anomscan.model.manifest import HoldOut
 
+PLAIN = ScoredOptions()
 CONFIGURATIONS = {
-    "none": ("none", None, "image", {}),
-    "none, mahalanobis": ("none", "mahalanobis", "image", {}),
-    "stages": ("stages", None, "image", {}),
-    "none, patches too": ("none", None, "both", {}),
-    "none, --fp16": ("none", None, "image", {"fp16": True}),
-    "none, --int8": ("none", None, "image", {"int8": True}),
-    "panda-ses": ("panda-ses", None, "image", {}),
-    "panda-oe": ("panda-oe", None, "image", {}),
+    "none": ("none", None, "image", PLAIN),
+    "none, mahalanobis": ("none", "mahalanobis", "image", PLAIN),
+    "stages": ("stages", None, "image", PLAIN),
+    "none, patches too": ("none", None, "both", PLAIN),
+    "none, --fp16": ("none", None, "image", ScoredOptions(fp16=True)),
+    "none, --int8": ("none", None, "image", ScoredOptions(int8=True)),
+    "panda-ses": ("panda-ses", None, "image", PLAIN),
+    "panda-oe": ("panda-oe", None, "image", PLAIN),
 }
 COLUMNS = (
     *("model", "images", "backend", "scores", "maps", "ranks", "Spearman"),
@@ -95,12 +97,12 @@ def main() -> None:
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
     for name in [*asked.model, *names]:
         with tempfile.TemporaryDirectory() as scratch:
-            folder, options = name, {}
+            folder, options = name, PLAIN
             try:
                 if name in names:
                     folder, options = str(Path(scratch, "model")), CONFIGURATIONS[name][-1]
                     made(name, asked, folder)
-                scored = ScoredOptions(tuple(asked.images), asked.fpr, **options)
+                scored = replace(options, images=tuple(asked.images), fpr=asked.fpr)
                 parity = export_scored(folder, str(Path(scratch, "model.onnx")), scored, silent)
             except AnomscanError as error:
                 print(f"| {name} | {error} |", flush=True)

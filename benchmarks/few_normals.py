@@ -32,6 +32,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from coverage import interval, made
+from numpy.typing import NDArray
 
 from anomscan.adapt.backbones import Backbone, load_backbone
 from anomscan.adapt.patches import PatchTrunk, Whitening
@@ -61,7 +62,7 @@ class Images:
     """What a network gives of n images before anything is fitted: (n, D), and patches or None."""
 
     heads: Features
-    patches: Features | None = None
+    patches: NDArray[np.float16] | None = None
 
     def at(self, rows: np.ndarray) -> Images:
         """Some of them."""
@@ -86,10 +87,12 @@ class Fitted:
         if gallery.patches is not None:
             self.whitening = Whitening()
             self.whitening.add(gallery.patches.astype(np.float32))
+        compared = self.outputs(gallery)
+        if compared.patches is not None:
             bank = Bank()
-            bank.add(self.outputs(gallery).patches, names)
+            bank.add(compared.patches, names)
             scorer = Focused.of(scorer, "both", bank, 0, WEIGHT)
-        scorer.fit(Outputs(self.outputs(gallery).image), 0)
+        scorer.fit(Outputs(compared.image), 0)
         self.scorer, self.names = scorer, names
         others = np.setdiff1d(np.arange(len(normals.heads)), kept)
         calibrating = others if len(others) else kept
@@ -186,13 +189,13 @@ def run_over(files: list[Path], patches: bool, size: int, cache: Path) -> Images
             return Images(arrays["heads"], arrays["patches"] if patches else None)
     backbone = load_backbone("tf_efficientnet_lite0", None, size)
     heads = read(backbone, [backbone.model], files)
-    arrays = {"heads": heads}
-    if patches:
-        flat = read(backbone, [PatchTrunk(backbone).eval()], files)
-        arrays["patches"] = flat.astype(np.float16)
     cache.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(cache, **arrays)  # type: ignore[arg-type]
-    return Images(heads, arrays.get("patches"))
+    if not patches:
+        np.savez(cache, heads=heads)
+        return Images(heads)
+    found = read(backbone, [PatchTrunk(backbone).eval()], files).astype(np.float16)
+    np.savez(cache, heads=heads, patches=found)
+    return Images(heads, found)
 
 
 def read(backbone: Backbone, modules: list[torch.nn.Module], files: list[Path]) -> Features:

@@ -151,7 +151,7 @@ Random = random.Random
 
 def flip_bits(data: bytearray, chance: Random, _: list[bytes]) -> None:
     """Bits here and there."""
-    for _ in range(chance.choice((1, 2, 8, 64))):
+    for _bit in range(chance.choice((1, 2, 8, 64))):
         data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
 
 

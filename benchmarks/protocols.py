@@ -24,7 +24,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -114,10 +114,18 @@ def measure(root: Path, run: Run, task: Task, scratch: Path) -> dict[str, float]
     counted = {*task.primary, *task.anomalous, *([task.secondary] if task.secondary else [])}
     tested = [path for path in everything if path.parent.name in counted]
     method, _, scorer = run.method.partition(":")
-    options = AdaptOptions(method, BackboneChoice(size=run.size), scorer=scorer or None, seed=run.seed)
+    further: dict[str, str] = {}
     for option in sorted(need.option for need in find_preset(method).needs if need.required):
         others = draw(root / "train", task.outliers, run.normals, generator)
-        options = replace(options, **{option: linked(scratch / option, others)})
+        further[option] = linked(scratch / option, others)
+    options = AdaptOptions(
+        method,
+        BackboneChoice(size=run.size),
+        outliers=further.get("outliers"),
+        reference=further.get("reference"),
+        scorer=scorer or None,
+        seed=run.seed,
+    )
     began, model = time.monotonic(), os.fspath(scratch / "model")
     adapt(linked(scratch / "normal", normals), model, options, lambda *_: None)
     seconds = time.monotonic() - began

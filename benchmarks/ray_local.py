@@ -39,7 +39,8 @@ from anomscan.screen.ray import RayEngine
 from anomscan.screen.run import Engine, ScoreJob, run
 
 SAMPLES = Path(__file__).parent.parent / "sample_data"
-MARK = f"ANOMSCAN_RAY_BENCHMARK={uuid.uuid4()}"
+NAME, VALUE = "ANOMSCAN_RAY_BENCHMARK", str(uuid.uuid4())
+"""A variable of the environment that the workers inherit."""
 
 
 @contextmanager
@@ -57,9 +58,10 @@ def two_nodes() -> Iterator[str]:
 
 def workers() -> Iterator[int]:
     """Process numbers of the workers that this benchmark has started."""
+    mark = f"{NAME}={VALUE}".encode()
     for process in Path("/proc").iterdir():
         with suppress(OSError):
-            is_ours = process.name.isdecimal() and MARK.encode() in (process / "environ").read_bytes()
+            is_ours = process.name.isdecimal() and mark in (process / "environ").read_bytes()
             if is_ours and (process / "cmdline").read_bytes().startswith(b"ray::MapWorker"):
                 yield int(process.name)
 
@@ -124,7 +126,7 @@ def main() -> None:
     parser.add_argument("--from", dest="source", type=Path, default=SAMPLES / "incoming")
     parser.add_argument("--model", help="a model folder (default: sample_data/normal, indexed)")
     given = parser.parse_args()
-    os.environ.update([MARK.split("=")])
+    os.environ[NAME] = VALUE
     chunk = min(CHUNK, max(BATCH, given.images // 80 * BATCH))
     cores = available_cores()
     with tempfile.TemporaryDirectory() as scratch:

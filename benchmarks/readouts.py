@@ -102,7 +102,8 @@ def measured(normals: Features, queries: Features, anomalous: NDArray[np.bool_])
         return 100 * auroc(knn_score(gallery.search(read(queries), 2)[0]), anomalous)
 
     def unit(features: Features) -> Features:
-        return features / np.linalg.norm(features, axis=1, keepdims=True)
+        scaled: Features = features / np.linalg.norm(features, axis=1, keepdims=True)
+        return scaled
 
     def whitened(features: Features) -> Features:
         with torch.no_grad():

@@ -24,6 +24,7 @@ from functools import reduce
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from anomscan.adapt.options import AdaptOptions
@@ -74,6 +75,13 @@ class Incoming:
     patches: Features | None
     maps: PatchMaps | None
     bad: np.ndarray
+
+
+def run_of(row: dict[str, str]) -> Run:
+    """What a line of the results says."""
+    counts = (int(row["normals"]), int(row["rejects"]), int(row["draw"]))
+    figures = (float(row[field.name]) for field in fields(Run)[5:])
+    return Run(row["set"], *counts, row["box"] == "True", *figures)
 
 
 def model_of(root: Path, folder: Path) -> Model:
@@ -150,7 +158,7 @@ def rejects_of(model: Model, images: Incoming, rows: np.ndarray, *, box: bool) -
 
 def judged(
     folder: Path, model: Model, images: Incoming, rejects: Rejects | None
-) -> tuple[Features, Features]:
+) -> tuple[Features, NDArray[np.float64]]:
     """Scores and p-values of all images beside rejects."""
     scorer, maps = model.scorer, images.maps
     scorer.reject(rejects)
@@ -223,11 +231,7 @@ def main() -> None:
     done: list[Run] = []
     if arguments.out.exists():
         with open(arguments.out, newline="") as file:
-            for row in csv.DictReader(file):
-                whole = [int(row[name]) for name in names[1:4]]
-                done.append(
-                    Run(row["set"], *whole, row["box"] == "True", *(float(row[n]) for n in names[5:]))
-                )
+            done += map(run_of, csv.DictReader(file))
     arguments.models.mkdir(parents=True, exist_ok=True)
     for root in arguments.root:
         there = {(run.rejects, run.draw, run.box) for run in done if run.set == root.name}

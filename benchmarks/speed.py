@@ -107,7 +107,7 @@ def throughput(model: Model, folder: str, scratch: Path) -> None:
     for name, images in (("2,000 PNGs of 300 x 300", pngs), ("200 JPEGs of 12 megapixels", jpegs)):
         paths = sorted(map(os.fspath, images.iterdir()))
         sample = paths[: min(200, len(paths) // 5)]
-        pixels = np.stack([decode(path, model.manifest.preprocessing) for path in sample])
+        pixels = np.stack([decode(path, model.manifest.preprocessing).pixels for path in sample])
 
         def decoding(sample: list[str] = sample) -> float:
             began = time.process_time()
@@ -191,7 +191,7 @@ def int8(model: Model, folder: str, scratch: Path) -> None:
     sources = list(find([os.fspath(SAMPLES)]))
     info = make_int8(graph, out, sources, model.manifest.preprocessing, "cosine", force=True)
     small = Extractor(out, available_cores())
-    pixels = np.stack([decode(source.path, model.manifest.preprocessing) for source in sources])
+    pixels = np.stack([decode(source.path, model.manifest.preprocessing).pixels for source in sources])
     batches = [pixels[i : i + BATCH] for i in range(0, len(pixels), BATCH)]
 
     def running(extractor: Extractor) -> float:
@@ -269,7 +269,7 @@ def memory(scratch: Path, counts: list[int]) -> None:
     peaks = []
     for count in counts:
         folder = photographs(scratch / f"small-{count}", count, (32, 32), "png", 100)
-        command = [sys.executable, "-m", "anomscan", "score", folder, "--model", model, "-o", os.devnull]
+        command = (sys.executable, "-m", "anomscan", "score", folder, "--model", model, "-o", os.devnull)
         done = subprocess.run([sys.executable, "-c", PEAK, *command], check=True, capture_output=True)
         peaks.append(int(done.stdout) / 1e3)
         print(f"{count} images: peak {peaks[-1]:.0f} MB, {peaks[-1] / peaks[0]:.2f} of the first", flush=True)

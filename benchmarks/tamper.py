@@ -42,6 +42,10 @@ SECONDS, MEMORY = 5.0, 1_000_000_000
 NORMALS: list[str] = []
 """Where those of the untouched model are, which a report may show."""
 Data = dict[str, Any]
+Change = Callable[[Path], object]
+"""Of a model folder, or of a file."""
+Turn = Callable[[onnx.ModelProto], object]
+"""Of a network."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Case:
     """A change of a model folder; ``another`` if what it makes is a model like any other."""
 
     name: str
-    change: Callable[[Path], None]
+    change: Change
     another: bool = False
 
 
@@ -76,12 +80,17 @@ def put(folder: Path, role: str, content: bytes) -> None:
     (folder / "model.json").write_text(json.dumps(data))
 
 
-def of_bytes(role: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+def of_bytes(role: str, change: Callable[[bytes], bytes]) -> Change:
     """Another content under a right checksum."""
     return lambda folder: put(folder, role, change(file_of(folder, role).read_bytes()))
 
 
-def of_files(role: str, change: Callable[[Path], None]) -> Callable[[Path], None]:
+def always(content: bytes) -> Callable[[bytes], bytes]:
+    """The same, whatever it was."""
+    return lambda _: content
+
+
+def of_files(role: str, change: Change) -> Change:
     """Another thing in place of the file, without a checksum made right."""
     return lambda folder: change(file_of(folder, role))
 
@@ -93,13 +102,13 @@ def flipped(path: Path) -> None:
     path.write_bytes(content)
 
 
-def replaced(path: Path, make: Callable[[Path], object]) -> None:
+def replaced(path: Path, make: Change) -> None:
     """Something else has the name."""
     path.unlink()
     make(path)
 
 
-def swapped(role: str, other: str) -> Callable[[Path], None]:
+def swapped(role: str, other: str) -> Change:
     """A role that names the file of another one."""
 
     def change(folder: Path) -> None:
@@ -110,7 +119,7 @@ def swapped(role: str, other: str) -> Callable[[Path], None]:
     return change
 
 
-def hidden_link(role: str) -> Callable[[Path], None]:
+def hidden_link(role: str) -> Change:
     """A link, to the very file, elsewhere: its checksum is right."""
 
     def change(folder: Path) -> None:
@@ -122,7 +131,7 @@ def hidden_link(role: str) -> Callable[[Path], None]:
     return change
 
 
-def edited(*keys: str, to: object) -> Callable[[Path], None]:
+def edited(*keys: str, to: object) -> Change:
     """A field of ``model.json``."""
 
     def change(folder: Path) -> None:
@@ -135,12 +144,12 @@ def edited(*keys: str, to: object) -> Callable[[Path], None]:
     return change
 
 
-def text(change: Callable[[str], str]) -> Callable[[Path], None]:
+def text(change: Callable[[str], str]) -> Change:
     """``model.json`` as text."""
     return lambda folder: (folder / "model.json").write_text(change((folder / "model.json").read_text()))
 
 
-def arrays(role: str, change: Callable[[Data], object], *, pickled: bool = False) -> Callable[[Path], None]:
+def arrays(role: str, change: Callable[[Data], object]) -> Change:
     """The arrays of an ``.npz``."""
 
     def changed(content: bytes) -> bytes:
@@ -148,7 +157,7 @@ def arrays(role: str, change: Callable[[Data], object], *, pickled: bool = False
             data: Data = dict(found)
         change(data)
         buffer = io.BytesIO()
-        np.savez(buffer, **data, allow_pickle=pickled) if pickled else np.savez(buffer, **data)
+        np.savez(buffer, **data)
         return buffer.getvalue()
 
     return of_bytes(role, changed)
@@ -174,8 +183,7 @@ def bomb(_: bytes) -> bytes:
                     head, {"descr": "<f4", "fortran_order": False, "shape": (60, 1 << 20)}
                 )
                 file.write(head.getvalue())
-                for _ in range(60):
-                    file.write(bytes(4 << 20))
+                file.writelines(bytes(4 << 20) for _ in range(60))
     return buffer.getvalue()
 
 
@@ -191,7 +199,7 @@ def liar(_: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def graph(change: Callable[[onnx.ModelProto], object]) -> Callable[[Path], None]:
+def graph(change: Turn) -> Change:
     """The network."""
 
     def changed(content: bytes) -> bytes:
@@ -212,9 +220,7 @@ def external(model: onnx.ModelProto) -> None:
     model.graph.initializer.append(tensor)
 
 
-def after(
-    name: str, *nodes: onnx.NodeProto, constants: tuple[onnx.TensorProto, ...] = ()
-) -> Callable[..., None]:
+def after(name: str, *nodes: onnx.NodeProto, constants: tuple[onnx.TensorProto, ...] = ()) -> Turn:
     """Let an output pass through further nodes, the first of which takes ``before``."""
 
     def change(model: onnx.ModelProto) -> None:
@@ -233,7 +239,7 @@ def constant(name: str, values: object, kind: type = np.int64) -> onnx.TensorPro
     return numpy_helper.from_array(np.array(values, kind), name)
 
 
-def expanded(*shape: int) -> Callable[..., None]:
+def expanded(*shape: int) -> Turn:
     """The features by way of a huge tensor."""
     return after(
         "image",
@@ -245,7 +251,7 @@ def expanded(*shape: int) -> Callable[..., None]:
     )
 
 
-def index(role: str, change: Callable[[bytearray], object]) -> Callable[[Path], None]:
+def index(role: str, change: Callable[[bytearray], object]) -> Change:
     """The bytes of a FAISS index: kind, D, n (8 bytes), two dummies, trained, metric, count, vectors."""
 
     def changed(content: bytes) -> bytes:
@@ -281,7 +287,7 @@ def cases(folder: Path) -> Iterator[Case]:
     roles = list(data["files"])
     for role in roles:
         other = "calibration" if role != "calibration" else "scorer"
-        for name, change in {
+        of_role = {
             "a bit": of_files(role, flipped),
             "no file": of_files(role, Path.unlink),
             "a folder": of_files(role, lambda path: replaced(path, Path.mkdir)),
@@ -295,7 +301,8 @@ def cases(folder: Path) -> Iterator[Case]:
             "noise": of_bytes(role, lambda content: np.random.default_rng(0).bytes(len(content))),
             "zeros": of_bytes(role, lambda content: bytes(len(content))),
             "another file": swapped(role, other),
-        }.items():
+        }
+        for name, change in of_role.items():
             yield Case(f"{role}: {name}", change)
     for role in ("index", "patches"):
         for name, made in {
@@ -317,7 +324,7 @@ def cases(folder: Path) -> Iterator[Case]:
             yield Case(f"{role}: bomb", of_bytes(role, bomb))
             yield Case(f"{role}: liar", of_bytes(role, liar))
             yield Case(f"{role}: objects", arrays(role, lambda d: d.update(evil=np.array([print], object))))
-    for name, change in {
+    altered: dict[str, Callable[[Data], object]] = {
         "no scores": lambda d: d.pop("scores"),
         "nan scores": set_array("scores", lambda a: a * np.nan),
         "few scores": set_array("scores", lambda a: a[:-1]),
@@ -331,9 +338,10 @@ def cases(folder: Path) -> Iterator[Case]:
         "a text": set_array("texts", lambda _: np.frombuffer(b'"ab"', np.uint8)),
         "numbers for texts": set_array("texts", lambda _: np.frombuffer(b"[[1], [2]]", np.uint8)),
         "few names": set_array("texts", lambda _: np.frombuffer(b'[["a"], ["b"]]', np.uint8)),
-    }.items():
-        yield Case(f"calibration: {name}", arrays("calibration", change))  # type: ignore[arg-type]
-    for name, change in {
+    }
+    for name, alter in altered.items():
+        yield Case(f"calibration: {name}", arrays("calibration", alter))
+    for name, alter in {
         "images beyond": set_array("images", lambda a: a + 10_000),
         "images before": set_array("images", lambda a: a - 10_000),
         "images of floats": set_array("images", lambda a: a * np.nan),
@@ -346,7 +354,7 @@ def cases(folder: Path) -> Iterator[Case]:
         "grid of three": set_array("grid", lambda _: np.arange(3)),
         "numbers for paths": set_array("texts", lambda _: np.frombuffer(b"[1, 2, 3]", np.uint8)),
     }.items():
-        yield Case(f"places: {name}", arrays("places", change))
+        yield Case(f"places: {name}", arrays("places", alter))
     for name, content in {
         "numbers": b"[1, 2]",
         "an object": b"{}",
@@ -355,8 +363,8 @@ def cases(folder: Path) -> Iterator[Case]:
         "deep": b"[" * 100_000,
         "passwd": json.dumps(["/etc/passwd"] * 1000).encode(),
     }.items():
-        yield Case(f"normals: {name}", of_bytes("normals", lambda _, content=content: content))
-    for name, turned in {
+        yield Case(f"normals: {name}", of_bytes("normals", always(content)))
+    turns: dict[str, Turn] = {
         "reads a file": external,
         "loops": lambda m: m.graph.node.append(helper.make_node("Loop", ["a", "b"], ["c"])),
         "a foreign operator": lambda m: m.graph.node.append(helper.make_node("E", [], ["e"], domain="x.y")),
@@ -397,8 +405,9 @@ def cases(folder: Path) -> Iterator[Case]:
         ),
         "16 terabytes": expanded(1 << 42),
         "more than a number": expanded(1 << 31, 1 << 31),
-    }.items():
-        yield Case(f"extractor: {name}", graph(turned))  # type: ignore[arg-type]
+    }
+    for name, turned in turns.items():
+        yield Case(f"extractor: {name}", graph(turned))
     reading = ("preprocessing", "reading")
     for keys, to in (
         (("schema",), 3), (("schema",), 10**9), (("schema",), -1), (("schema",), 1.5), (("schema",), None),

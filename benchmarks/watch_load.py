@@ -29,7 +29,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.conftest import draw, draw_odd, fake_model
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from tests.conftest import draw, draw_odd, fake_model  # noqa: E402
 
 SIDE = 32
 FIRST = 2000

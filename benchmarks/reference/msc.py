@@ -41,14 +41,14 @@ class MeanShifted:
         views = self._images.two_views(step, chosen)
         loss = self._loss(self._network.learning(views))
         self.optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         self.optimiser.step()
         return loss.item()
 
     def held_out(self, plain: Tensor, views: Tensor) -> float:
         """The loss on two views of normals that are not learnt from, 64 at a time."""
         both = torch.from_numpy(self._network.features(views)).chunk(2)
-        batches = zip(*(side.split(BATCH) for side in both), strict=True)
+        batches = zip(*(torch.split(side, BATCH) for side in both), strict=True)
         losses = [self._loss(torch.cat(batch)).item() for batch in batches if len(batch[0]) == BATCH]
         return sum(losses) / len(losses)
 

@@ -63,7 +63,7 @@ class Network:
         if not graph.exists():
             module = FromPixels(backbone.preprocessing, frozen)
             write_onnx(module, graph, backbone.preprocessing, backbone.info)
-        learning.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        learning.to(memory_format=torch.channels_last)
         return cls(frozen, learning, backbone.classifier, Extractor(graph, 1), backbone.preprocessing)
 
     def activations(self, pixels: Pixels) -> Tensor:
@@ -79,7 +79,8 @@ class Network:
         training = self.learning.training
         self.learning.eval()
         with torch.no_grad():
-            found: Features = torch.cat([self.learning(part) for part in activations.split(64)]).numpy()
+            parts = [self.learning(part) for part in torch.split(activations, 64)]
+        found: Features = torch.cat(parts).numpy()
         self.learning.train(training)
         return found
 

@@ -92,7 +92,7 @@ class Panda:
             terms = zip(self._fisher, self._parameters, self._start, strict=True)
             loss = loss + STRENGTH / 2 * sum((f * (p - start).square()).sum() for f, p, start in terms)
         self.optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self._parameters, CLIP)
         self.optimiser.step()
         return loss.item()
@@ -116,7 +116,7 @@ def fisher(network: Network, activations: Tensor) -> list[Tensor]:
     sums = [torch.zeros_like(parameter) for parameter in parameters]
     draws = np.random.default_rng(0)
     images = activations[:FISHER_IMAGES]
-    for image in images.split(1):
+    for image in torch.split(images, 1):
         logs = functional.log_softmax(network.classifier(network.learning(image)), dim=1)[0]
         chances = logs.detach().exp().double().numpy()
         label = draws.choice(len(chances), p=chances / chances.sum())

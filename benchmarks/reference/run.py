@@ -32,7 +32,7 @@ from panda import Panda
 from torch import Tensor
 
 from anomscan.adapt.whitening import RootedFeatures
-from anomscan.stats.measures import auroc
+from anomscan.stats.measures import Floats, auroc
 from anomscan.types import Features
 
 RESULTS = Path(__file__).parent / "reference.csv"
@@ -126,12 +126,15 @@ def read_out(features: list[Features]) -> list[Features]:
         return [rooted(torch.from_numpy(some)).numpy() for some in features]
 
 
-def nearest(gallery: Features, queries: Features, k: int = 2) -> NDArray[np.float64]:
+def nearest(gallery: Floats, queries: Floats, k: int = 2) -> NDArray[np.float64]:
     """Sum of the squared Euclidean distances of each query to its k nearest."""
     squares = (
         np.square(queries).sum(axis=1)[:, None] + np.square(gallery).sum(axis=1) - 2 * queries @ gallery.T
     )
-    return np.partition(squares, k - 1, axis=1)[:, :k].clip(0).sum(axis=1, dtype=np.float64)
+    sums: NDArray[np.float64] = (
+        np.partition(squares, k - 1, axis=1)[:, :k].clip(0).sum(axis=1, dtype=np.float64)
+    )
+    return sums
 
 
 def lines(results: Path) -> list[dict[str, str]]:
@@ -164,7 +167,7 @@ def run(arguments: argparse.Namespace, end: float) -> None:
     """Train, measure at ``--measure-at``, and continue where it stopped, until ``end`` by the clock."""
     key = {name: str(getattr(arguments, name)) for name in KEY[2:]}
     key = {"set": arguments.root.name, "class": arguments.class_, **key}
-    due = sorted({*arguments.measure_at, arguments.steps})
+    due = sorted({0, *arguments.measure_at, arguments.steps})  # what is measured later needs the first
     have = {int(line["step"]) for line in lines(arguments.results) if all(line[k] == key[k] for k in key)}
     if have >= set(due):
         return
@@ -199,7 +202,7 @@ def run(arguments: argparse.Namespace, end: float) -> None:
                 "date": datetime.date.today().isoformat(),
             }
             half = {name: some.astype(np.float16) for name, some in found.items()}
-            np.savez(state.with_suffix(f".{step}.npz"), **half)
+            np.savez(state.with_suffix(f".{step}.npz"), **half)  # type: ignore[arg-type]
             append(arguments.results, {**key, **figures})
             print(*key.values(), *figures.values(), flush=True)
         over = time.monotonic() > end

@@ -18,15 +18,16 @@ from numpy.typing import NDArray
 from run import measured, nearest
 
 from anomscan.adapt.whitening import Spectrum
-from anomscan.stats.measures import auroc
+from anomscan.stats.measures import Floats, auroc
 from anomscan.types import Features
 
-Read = Callable[[Features], Features]
+Read = Callable[[Features], Floats]
 
 
 def unit(features: Features) -> Features:
     """Scaled to norm 1."""
-    return features / np.linalg.norm(features, axis=1, keepdims=True)
+    scaled: Features = features / np.linalg.norm(features, axis=1, keepdims=True)
+    return scaled
 
 
 def standardised(normals: Features) -> Read:
@@ -53,6 +54,9 @@ def row(features: dict[str, Features]) -> dict[str, float]:
     def by(read: Read) -> float:
         return 100 * auroc(nearest(read(normals), read(tests)), anomalous)
 
+    def by_unit(read: Read) -> float:
+        return by(lambda some: read(unit(some)))
+
     def distances() -> NDArray[np.float64]:
         return np.sqrt(nearest(normals, tests))
 
@@ -74,8 +78,8 @@ def row(features: dict[str, Features]) -> dict[str, float]:
         "raw, standardised": by(standardised(normals)),
         "raw, whitened": by(whitened(normals, 1 / 2)),
         "unit": by(unit),
-        **{name: by(lambda some, read=read: read(unit(some))) for name, read in on_unit.items()},
-        "readout": measured(features)["readout"],
+        **{name: by_unit(read) for name, read in on_unit.items()},
+        "readout": measured(features, features)["readout"],
     }
 
 

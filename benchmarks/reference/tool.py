@@ -61,10 +61,15 @@ def main() -> None:
     objective = copy.deepcopy(preset.objective)
     trainer = Trainer(network.learning, objective, by, cache, arguments.seed, torch.device("cpu"))
     losses: list[float] = []
+
+    def keep(_: int, loss: float) -> bool:
+        losses.append(loss)
+        return True
+
     paused = time.process_time()
     pretrained = features_of(network, images, activations)
     began += time.process_time() - paused
-    trainer.run(lambda _, loss: losses.append(loss) is None)
+    trainer.run(keep)
     seconds = time.process_time() - began
     key = {name: getattr(arguments, name) for name in ("size", "normals", "test", "seed", "learns")}
     key |= {"set": arguments.root.name, "class": arguments.class_, "method": f"tool {arguments.preset}"}
