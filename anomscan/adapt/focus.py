@@ -51,15 +51,15 @@ DRAWN = 2
 """Defects of a kind that are made on each, one at a time."""
 SEEN = 0.58
 """AUROC of the made defects from which on patches are looked at."""
-WEIGHTS = ((0.58, 0.72, 0.9), (1.5, 0.25, 0.1))
+WEIGHTS = ((0.58, 0.64, 0.72, 0.9), (1.2, 1.1, 0.25, 0.1))
 """Weight of the whole image beside the patches, by that AUROC; linear in between."""
 ALIKE, ALIKE_OF, FALLS = 0.72, 15, 0.09
 """The largest ``distinctness`` at which patches are looked at: ``ALIKE`` among ``ALIKE_OF`` normals, less by
 ``FALLS`` for every factor of e more."""
 SHARP = 0.5
 """Side of the sources, in those of the input, from which on patches can show more than the image."""
-WORTH = 0.005
-"""What a larger input must add to the AUROC."""
+WORTH = {1.5: -0.05, 2.0: 0.005}
+"""What an input so many times as large as the backbone's own must add to the AUROC of the smaller ones."""
 _COMPARED_WITH = 3000
 _TRIES = 20
 _ENOUGH = 0.9
@@ -182,10 +182,11 @@ def _check_grid(backbone: Backbone) -> None:
 
 
 def _best(views: Sequence[_View]) -> _View:
-    """The size at which most is seen; a larger one must be worth it."""
+    """The size at which most is seen, or the larger of two that hardly differ, up to 1.5 times the own."""
     best = views[0]
     for view in views[1:]:
-        best = view if view.mean > best.mean + WORTH else best
+        enough = view.mean >= min(SEEN, best.mean)
+        best = view if enough and view.mean > best.mean + WORTH[view.factor] else best
     return best
 
 
