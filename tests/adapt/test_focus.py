@@ -257,12 +257,20 @@ def test_the_larger_size_is_taken_where_it_shows_more(
     seen[1.5] = (0.604, 10.0)
     assert chosen(sources, tmp_path).info.size == 64
     seen[2.0] = (0.604, 20.0)
-    assert chosen(sources, tmp_path).info.size == 32
+    assert chosen(sources, tmp_path).info.size == 48
     seen[1.0], seen[1.5], seen[2.0] = (0.5, 5.0), (0.5, 10.0), (0.57, 20.0)
     sight = chosen(sources, tmp_path)
     assert (sight.info.looks, sight.info.size, sight.patches) == ("image", 0, None)
     assert "AUROC of 57" in sight.info.reason
     assert sizes(sight) == [32, 48, 64]
+
+
+@pytest.mark.parametrize(("own", "larger", "size"), [(0.8, 0.751, 48), (0.8, 0.749, 32), (0.6, 0.579, 32)])
+def test_the_larger_size_is_taken_where_it_hardly_shows_less(
+    tmp_path: Path, seen: dict[float, tuple[float, float]], own: float, larger: float, size: int
+) -> None:
+    seen[1.0], seen[1.5], seen[2.0] = (own, 5.0), (larger, 10.0), (0.5, 20.0)
+    assert chosen(images(tmp_path / "n"), tmp_path).info.size == size
 
 
 @pytest.mark.usefixtures("seen")
