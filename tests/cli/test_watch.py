@@ -263,6 +263,8 @@ def test_killed_five_times_it_reports_every_file_once(start: Start, line: Path) 
         process.kill()
         process.wait()
         process = start(*options)
+    draw(5000 + number).save(line / "in" / f"{number:03}.png", "PNG")  # by the last process
+    names.append(f"{number:03}.png")
     wait_for(lambda: len(log(line)) >= len(names))
     process.terminate()
     assert process.wait(60) == 0
