@@ -118,8 +118,7 @@ class Calibration:
         Returns:
             (m,) float64 in [1 / (G + 1), 1].
         """
-        places = np.searchsorted(self.scores[self._order], scores, side="left")
-        return np.asarray((1 + self._above[places]) / (self.groups + 1))
+        return np.asarray((1 + self._as_high(scores)) / (self.groups + 1))
 
     def p_values_of_changed(self, scores: Features, paths: Sequence[str | None]) -> Floats:
         """The same of images that were made of held-out normals.
@@ -130,13 +129,18 @@ class Calibration:
             scores: (m,) float32.
             paths: (m,) where the normal of each was; None for one that is none of these.
         """
-        p_values, groups = self.p_values(scores), dict(zip(self.paths, self.names, strict=True))
+        others, groups = self._as_high(scores), dict(zip(self.paths, self.names, strict=True))
         names = np.array(self.names)
         for i, (score, path) in enumerate(zip(scores, paths, strict=True)):
             if path is not None:
-                own = self.scores[names == groups[path]]
-                p_values[i] -= np.mean(own >= score) / (self.groups + 1)
-        return p_values
+                others[i] -= np.mean(self.scores[names == groups[path]] >= score)
+        return np.asarray((1 + others.round(9)) / (self.groups + 1))
+
+    def _as_high(self, scores: Features) -> Floats:
+        """The weight of the normals that score as high as each of (m,) scores."""
+        places = np.searchsorted(self.scores[self._order], scores, side="left")
+        weights: Floats = self._above[places]
+        return weights
 
     def holds(self, features: Features) -> NDArray[np.bool_]:
         """Which of (m, D) features are those of a held-out normal, up to rounding."""

@@ -55,6 +55,10 @@ def test_what_was_made_of_a_held_out_normal_is_not_compared_with_it_or_its_group
     scores = np.array([0.28, 0.28, 0.15, 0.15, 0.05, 0.31], np.float32)
     found = held_out.p_values_of_changed(scores, ["/0.png", None, "/1.png", "/3.png", "/0.png", "/0.png"])
     assert found.tolist() == [1 / 4, 2 / 4, 3 / 4, 2.5 / 4, 3 / 4, 1 / 4]
+    for size in range(10, 100):
+        many = calibration(np.arange(size, dtype=np.float32))
+        changed = many.p_values_of_changed(np.float32([size - 5.5]), [f"/{size - 1}.png"])
+        assert changed.tolist() == [5 / (size + 1)], "a rate that it has is not missed narrowly"
 
 
 def test_the_limit_is_where_the_p_value_changes() -> None:
