@@ -103,6 +103,10 @@ class Outputs:
             return self
         return self._each(lambda a: a.reshape(tiles * len(a), a.shape[1] // tiles, *a.shape[2:]))
 
+    def at(self, rows: slice) -> Outputs:
+        """Those of some of the images."""
+        return self._each(lambda a: a[rows])
+
     def _each(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Outputs:
         """The same with every array changed."""
         maps = self.maps

@@ -38,7 +38,7 @@ class Results:
 
     ``scores`` is (n,), ``p_values`` (n,) or None, ``features`` (n, D), ``nearest`` (n,) the position of the
     nearest normal, ``distances`` (n, rows, columns) or None. ``rounding`` is what features that differ by
-    ``ROUNDING`` do to a score.
+    ``ROUNDING`` do to a score, or a search of many images at once in the place of one.
     """
 
     scores: Features
@@ -141,5 +141,8 @@ def _judged(scorer: Scorer, calibration: Calibration | None, outputs: Outputs) -
         p_values = np.where(known, 1.0, calibration.p_values(scores))
     distances = outputs.maps.distances if outputs.maps is not None else None
     nudged = [replace(outputs, image=outputs.image * np.float32(1 + sign * ROUNDING)) for sign in (-1, 1)]
-    rounding = np.max([np.abs(scorer.score(moved, scorer.info.k) - scores) for moved in nudged], axis=0)
+    others = [scorer.score(moved, scorer.info.k) for moved in nudged]
+    alone = [scorer.score(outputs.at(slice(i, i + 1)), scorer.info.k) for i in range(len(outputs))]
+    others.append(np.concatenate(alone))  # a search of many at once rounds the distance of a copy
+    rounding = np.max(np.abs(np.array(others) - scores), axis=0)
     return Results(scores, p_values, outputs.image, nearest, distances, rounding)
