@@ -60,6 +60,9 @@ SHARP = 0.5
 """Side of the sources, in those of the input, from which on patches can show more than the image."""
 WORTH = {1.5: -0.05, 2.0: 0.005}
 """What an input so many times as large as the backbone's own must add to the AUROC of the smaller ones."""
+ENLARGED, WORTH_ENLARGED = 0.7, 0.005
+"""Side of the sources, in those of the input, down to which they are enlarged: nothing more is in them, but
+patches lie closer; and what that must add at least."""
 _COMPARED_WITH = 3000
 _TRIES = 20
 _ENOUGH = 0.9
@@ -140,7 +143,7 @@ def choose(
         if views and choice.budget is not None and view.milliseconds > choice.budget:
             break
         views.append(view)
-    best = _best(views)
+    best = _best(views, side)
     measured = {**{str(view.size): view.record() for view in views}, "distinctness": round(apart, 3)}
     reason = f"patches at {best.size} px tell small made defects with an AUROC of {100 * best.mean:.0f}"
     if looks == "auto" and best.mean < SEEN:
@@ -181,12 +184,17 @@ def _check_grid(backbone: Backbone) -> None:
         PatchTrunk(backbone)(torch.zeros(1, 3, own.height, own.width))
 
 
-def _best(views: Sequence[_View]) -> _View:
-    """The size at which most is seen, or the larger of two that hardly differ, up to 1.5 times the own."""
+def _best(views: Sequence[_View], side: int) -> _View:
+    """The size at which most is seen of sources of a ``side``.
+
+    Of two that hardly differ it is the larger, up to 1.5 times the own where that shows more of the sources.
+    """
     best = views[0]
     for view in views[1:]:
+        enlarged = side < _ENOUGH * view.size
+        worth = max(WORTH[view.factor], WORTH_ENLARGED) if enlarged else WORTH[view.factor]
         enough = view.mean >= min(SEEN, best.mean)
-        best = view if enough and view.mean > best.mean + WORTH[view.factor] else best
+        best = view if enough and view.mean > best.mean + worth else best
     return best
 
 
@@ -225,9 +233,9 @@ def _typical_side(judges: Sequence[Found], rules: Preprocessing) -> int:
 
 
 def _factors(backbone: Backbone, side: int) -> list[float]:
-    """Those that the network takes and that the sources have the pixels for."""
+    """Those that the network takes and that the sources have the pixels for, or nearly."""
     own = backbone.preprocessing.height
-    wanted = [f for f in FACTORS if f == 1.0 or (_ENOUGH * f * own <= side and f * own % 1 == 0)]
+    wanted = [f for f in FACTORS if f == 1.0 or (ENLARGED * f * own <= side and f * own % 1 == 0)]
     return wanted if len(wanted) == 1 or _takes_any_size(backbone) else [1.0]
 
 

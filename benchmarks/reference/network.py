@@ -54,7 +54,7 @@ class Network:
     preprocessing: Preprocessing
 
     @classmethod
-    def load(cls, size: int, learns: str, scratch: Path) -> Network:
+    def load(cls, size: int, learns: str, scratch: Path, threads: int) -> Network:
         """The default backbone at that side of its input, pretrained, batch norm in evaluation mode."""
         backbone = load_backbone(size=size)
         frozen, learning = LEARNS[learns].split(backbone)
@@ -64,7 +64,7 @@ class Network:
             module = FromPixels(backbone.preprocessing, frozen)
             write_onnx(module, graph, backbone.preprocessing, backbone.info)
         learning.to(memory_format=torch.channels_last)
-        return cls(frozen, learning, backbone.classifier, Extractor(graph, 1), backbone.preprocessing)
+        return cls(frozen, learning, backbone.classifier, Extractor(graph, threads), backbone.preprocessing)
 
     def activations(self, pixels: Pixels) -> Tensor:
         """What the frozen part makes of (n, H, W, 3) uint8 images."""

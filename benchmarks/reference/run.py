@@ -9,8 +9,8 @@ normals: Euclidean (DN2, PANDA), by the cosine (MSC), by the readout of the tool
 and by that readout of the pretrained features and the adapted ones beside each other. ``reference.csv``
 gets a line for every step that is measured. A run that has its lines is not repeated; one that was cut off
 or ended by ``--minutes`` continues from the state in ``--scratch``, where the features of every measured
-step stay too. One thread: run one process a core. ``--views``, ``--learns``, ``--batch-norm`` and
-``--space`` vary one thing at a time.
+step stay too. Of one thread, unless ``--threads`` says more: run one process a core. ``--views``,
+``--learns``, ``--batch-norm`` and ``--space`` vary one thing at a time.
 """
 
 from __future__ import annotations
@@ -51,8 +51,35 @@ KEY = (
     "space",
 )
 VARIED = ("class_", "space", "views", "rate")
-FIGURES = ("step", "loss", "held_out_loss", "euclidean", "cosine", "readout", "beside", "cpu_seconds", "date")
+FIGURES = (
+    "step",
+    "loss",
+    "held_out_loss",
+    "euclidean",
+    "cosine",
+    "readout",
+    "beside",
+    "cpu_seconds",
+    "seconds",
+    "threads",
+    "date",
+)
 Bed = dict[str, Tensor]
+
+
+class Spent:
+    """Seconds of all cores, and by the clock, from here on."""
+
+    def __init__(self) -> None:
+        self._began = self._now()
+
+    def since(self) -> NDArray[np.float64]:
+        """Both, (2,)."""
+        return self._now() - self._began
+
+    @staticmethod
+    def _now() -> NDArray[np.float64]:
+        return np.array([time.process_time(), time.monotonic()])
 
 
 def bed(arguments: argparse.Namespace, network: Network) -> tuple[NDArray[np.uint8], Bed]:
@@ -173,18 +200,18 @@ def run(arguments: argparse.Namespace, end: float) -> None:
         return
     state = arguments.scratch / ("_".join(key.values()).replace("/", "-") + ".pt")
     kept = torch.load(state, weights_only=True) if state.exists() else None
-    network = Network.load(arguments.size, arguments.learns, arguments.scratch)
+    network = Network.load(arguments.size, arguments.learns, arguments.scratch, arguments.threads)
     pixels, activations = bed(arguments, network)
-    spent = time.process_time()
+    before = Spent()
     views = arguments.scratch / f"views_{bed_name(arguments)}_{arguments.views}.pt"
     images = Images(network, pixels, int(arguments.views), arguments.seed, views)
     method = method_of(arguments, network, images)
     network.learning.train(arguments.batch_norm == "train")
-    step, seconds, losses = 0, time.process_time() - spent, [float("nan")]
+    step, spent, losses = 0, before.since(), [float("nan")]
     if kept is not None:
         network.learning.load_state_dict(kept["learning"])
         method.optimiser.load_state_dict(kept["optimiser"])
-        step, seconds = kept["step"], kept["seconds"]
+        step, spent = kept["step"], np.array(kept["spent"])
     while True:
         if step in due and step not in have:
             found = features_of(network, images, activations)
@@ -198,7 +225,9 @@ def run(arguments: argparse.Namespace, end: float) -> None:
                 "loss": f"{np.mean(losses[-20:]):.5f}",
                 "held_out_loss": f"{method.held_out(activations['held out'], activations['views']):.5f}",
                 **{name: f"{value:.2f}" for name, value in measured(found, pretrained).items()},
-                "cpu_seconds": round(seconds, 1),
+                "cpu_seconds": round(spent[0], 1),
+                "seconds": round(spent[1], 1),
+                "threads": arguments.threads,
                 "date": datetime.date.today().isoformat(),
             }
             half = {name: some.astype(np.float16) for name, some in found.items()}
@@ -212,7 +241,7 @@ def run(arguments: argparse.Namespace, end: float) -> None:
                     "learning": network.learning.state_dict(),
                     "optimiser": method.optimiser.state_dict(),
                     "step": step,
-                    "seconds": seconds,
+                    "spent": spent.tolist(),
                 },
                 state,
             )
@@ -222,9 +251,9 @@ def run(arguments: argparse.Namespace, end: float) -> None:
             print(*key.values(), "step", step, "to be continued", flush=True)
             return
         step += 1
-        before = time.process_time()
+        before = Spent()
         losses.append(method.step(step, images.batch(step, method.batch)))
-        seconds += time.process_time() - before
+        spent += before.since()
 
 
 def main() -> None:
@@ -255,11 +284,12 @@ def main() -> None:
         help="of panda's loss",
     )
     parser.add_argument("--minutes", type=float, default=1e9, help="end, to be continued, after that many")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     arguments.scratch.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
+    torch.set_num_threads(arguments.threads)
     end = time.monotonic() + 60 * arguments.minutes
     for values in itertools.product(*(getattr(arguments, name) for name in VARIED)):
         if time.monotonic() > end:

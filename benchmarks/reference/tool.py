@@ -11,14 +11,13 @@ from __future__ import annotations
 import argparse
 import copy
 import datetime
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from network import Images, Network
-from run import KEY, RESULTS, append, bed, bed_name, features_of, measured
+from run import KEY, RESULTS, Spent, append, bed, bed_name, features_of, measured
 
 from anomscan.adapt.activations import ActivationCache
 from anomscan.adapt.presets import find_preset
@@ -40,6 +39,7 @@ def main() -> None:
     parser.add_argument("--normals", type=int, default=1000)
     parser.add_argument("--test", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1, help="of what is made once; training has all cores")
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
@@ -49,9 +49,9 @@ def main() -> None:
     arguments.learns = "all" if isinstance(preset.trainable, Everything) else "last-two"
     torch.manual_seed(arguments.seed)
     torch.set_num_threads(1)
-    network = Network.load(arguments.size, arguments.learns, arguments.scratch)
+    network = Network.load(arguments.size, arguments.learns, arguments.scratch, arguments.threads)
     pixels, activations = bed(arguments, network)
-    began = time.process_time()
+    before = Spent()
     kept = arguments.scratch / f"views_{bed_name(arguments)}_{preset.views}.pt"
     images = Images(network, pixels, preset.views, arguments.seed, kept)
     views = [view.numpy() for view in images.every_view]
@@ -66,11 +66,11 @@ def main() -> None:
         losses.append(loss)
         return True
 
-    paused = time.process_time()
+    spent = before.since()
     pretrained = features_of(network, images, activations)
-    began += time.process_time() - paused
+    before = Spent()
     trainer.run(keep)
-    seconds = time.process_time() - began
+    spent += before.since()
     key = {name: getattr(arguments, name) for name in ("size", "normals", "test", "seed", "learns")}
     key |= {"set": arguments.root.name, "class": arguments.class_, "method": f"tool {arguments.preset}"}
     key |= {"rate": by.rate, "batch_norm": "eval", "views": preset.views, "space": ""}
@@ -78,7 +78,8 @@ def main() -> None:
     found = features_of(network, images, activations)
     figures = {name: f"{value:.2f}" for name, value in measured(found, pretrained).items()}
     figures |= {"step": str(by.steps), "loss": f"{np.mean(losses[-20:]):.5f}"}
-    figures |= {"cpu_seconds": f"{seconds:.1f}", "date": datetime.date.today().isoformat()}
+    figures |= {"cpu_seconds": f"{spent[0]:.1f}", "seconds": f"{spent[1]:.1f}"}
+    figures |= {"threads": str(arguments.threads), "date": datetime.date.today().isoformat()}
     append(arguments.results, {**key, **figures})
     print(*key.values(), figures, flush=True)
 

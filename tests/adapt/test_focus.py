@@ -273,6 +273,16 @@ def test_the_larger_size_is_taken_where_it_hardly_shows_less(
     assert chosen(images(tmp_path / "n"), tmp_path).info.size == size
 
 
+@pytest.mark.parametrize(
+    ("side", "larger", "size"), [(44, 0.751, 48), (43, 0.804, 32), (43, 0.806, 48), (34, 0.806, 48)]
+)
+def test_images_are_enlarged_only_where_that_shows_more(
+    tmp_path: Path, seen: dict[float, tuple[float, float]], side: int, larger: float, size: int
+) -> None:
+    seen[1.0], seen[1.5] = (0.8, 5.0), (larger, 10.0)
+    assert chosen(images(tmp_path / "n", side=side), tmp_path).info.size == size
+
+
 @pytest.mark.usefixtures("seen")
 def test_a_budget_rules_larger_sizes_out(tmp_path: Path) -> None:
     sources = images(tmp_path / "n")
@@ -290,7 +300,7 @@ def test_a_size_that_the_user_named_is_kept(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("seen")
 @pytest.mark.parametrize(
-    ("side", "looked_at"), [(43, [32]), (44, [32, 48]), (57, [32, 48]), (58, [32, 48, 64])]
+    ("side", "looked_at"), [(33, [32]), (34, [32, 48]), (44, [32, 48]), (45, [32, 48, 64])]
 )
 def test_no_size_is_looked_at_that_the_images_have_no_pixels_for(
     tmp_path: Path, side: int, looked_at: list[int]
@@ -313,7 +323,7 @@ def test_nothing_is_said_of_other_sizes(tmp_path: Path, capfd: pytest.CaptureFix
 
 
 def test_patches_that_tell_small_defects_are_looked_at_beside_the_image(tmp_path: Path) -> None:
-    sight = chosen(images(tmp_path / "n", side=50), tmp_path)
+    sight = chosen(images(tmp_path / "n", side=44), tmp_path)
     assert sight.info.looks == "both"
     assert sizes(sight) == [32, 48]
     for size in ("32", "48"):
