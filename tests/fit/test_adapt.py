@@ -275,7 +275,7 @@ def test_a_run_that_is_cut_off_goes_on_and_ends_as_if_it_had_not_been(
     monkeypatch.setattr(checkpoint, "EVERY", 0.0)
     monkeypatch.setattr(checkpoint, "DEAREST", math.inf)
     further: dict[str, Any] = {need.option: str(others) for need in preset.needs if need.required}
-    options = AdaptOptions(method, small, steps=7, **further)
+    options = AdaptOptions(method, small, steps=7, focus=FocusChoice("image"), **further)
     said: list[str] = []
 
     def fit(folder: Path, saves: int | None = None) -> None:
