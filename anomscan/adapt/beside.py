@@ -1,9 +1,8 @@
 """Adapting where it helps, and not relying on it: the pretrained features stay beside the adapted ones.
 
-Photographs of one kind of thing gain when the network learns to see them as alike. What always looks the
-same, such as a product on a line, does not, and photographs of many kinds of things lose. How much the
-normals differ from each other tells the first from the second, and what the pretrained classifier says of
-them the first from the third. On which images this was fixed, and how it did on others: docs/methods.md.
+Photographs, of one kind of thing or of many, gain when the network learns what they have in common. What
+always looks the same, such as a product on a line, does not. How much the normals differ from each other
+tells the two apart. On which images this was fixed, and how it did on others: docs/methods.md.
 """
 
 from __future__ import annotations
@@ -18,9 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anomscan.adapt.backbones import Backbone
 from anomscan.adapt.checkpoint import Tensors
-from anomscan.adapt.likeness import MOST, agreement, distinctness
+from anomscan.adapt.likeness import MOST, distinctness
 from anomscan.adapt.parallel import CoreParallel
 from anomscan.adapt.stopping import SideBySide, Stopping, Training, Watch, evenly
 from anomscan.types import Features
@@ -29,8 +27,6 @@ FEWEST = 100
 """With fewer normals than this the network is not trained."""
 DISTINCT, FALLS = 0.545, 0.06
 """The ``distinctness`` of ``MOST`` normals above which it is; more by ``FALLS`` for a factor of e fewer."""
-AGREEMENT = 0.45
-"""Their ``agreement`` above which it is, too."""
 CHECKPOINTS = 5
 LEAST_RANK = 0.8
 """Share of the effective rank of the pretrained features below which features count as collapsed."""
@@ -39,7 +35,7 @@ LEAST_SPREAD = 0.5
 
 
 class Beside(Stopping):
-    """The pretrained network beside the trained one, for photographs of one kind of thing; else none trains.
+    """The pretrained network beside the trained one, for normals that differ much; else none trains.
 
     Both give features of norm 1. Training ends where the features collapse, and the last
     checkpoint before that counts.
@@ -47,32 +43,22 @@ class Beside(Stopping):
 
     def describe(self) -> str:
         """In a few words."""
-        return "beside the pretrained features, for photographs of one kind of thing"
+        return "beside the pretrained features, where normals differ much"
 
-    def against(
-        self, backbone: Backbone, normals: int, head: Callable[[], Features], *, all_calibrate: bool
-    ) -> str | None:
+    def against(self, normals: int, head: Callable[[], Features], *, all_calibrate: bool) -> str | None:
         """Why the network stays as it is."""
-        why = self._against(backbone, normals, head, all_calibrate=all_calibrate)
+        why = self._against(normals, head, all_calibrate=all_calibrate)
         return f"kept the unadapted features: {why}" if why else None
 
-    def _against(
-        self, backbone: Backbone, normals: int, head: Callable[[], Features], *, all_calibrate: bool
-    ) -> str | None:
+    def _against(self, normals: int, head: Callable[[], Features], *, all_calibrate: bool) -> str | None:
         if all_calibrate:
             return "all normals calibrate, which takes a network that saw none"
         if normals < FEWEST:
             return f"{normals} normals are too few to adapt to"
-        if backbone.classifier is None:
-            return "without the pretrained classifier nothing tells whether adapting helps"
         features = head()
         apart, limit = distinctness(features), limit_of(len(features))
         if apart <= limit:
             return f"the normals look alike ({apart:.2f}, up to {limit:.2f})"
-        with torch.no_grad():
-            agreed = agreement(backbone.classifier(torch.from_numpy(features)).numpy())
-        if agreed <= AGREEMENT:
-            return f"the normals are things of many kinds ({agreed:.2f}, up to {AGREEMENT})"
         return None
 
     def watch(self, training: Training) -> Watch:
@@ -145,9 +131,7 @@ class _Guarding(Watch):
         if not self.chosen:
             why = f"adapting collapsed them by step {last.step}" if collapsed else "no step was done"
             return f"kept the unadapted features: {why}"
-        kept = (
-            f"photographs of one kind of thing: the features of step {self.chosen} stand beside the unadapted"
-        )
+        kept = f"the normals differ much: the features of step {self.chosen} stand beside the unadapted"
         return f"{kept}: they collapsed by step {last.step}" if collapsed else kept
 
     def _measure(self, step: int) -> Checkpoint:

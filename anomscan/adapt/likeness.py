@@ -27,16 +27,3 @@ def distinctness(features: Features) -> float:
     np.fill_diagonal(away, np.inf)
     nearest = np.partition(away, 1, axis=1)[:, :2].mean()
     return float(nearest / max(average, 1e-12))
-
-
-def agreement(logits: Features) -> float:
-    """How alike the normals are to the pretrained classifier: the mean cosine between two of them.
-
-    Large where they are things of one kind, whatever they look like, and small where they are of many.
-
-    Args:
-        logits: of normals, (n, classes), each taken from its own mean.
-    """
-    centred = logits - logits.mean(axis=1, keepdims=True)
-    unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
-    return float(np.square(unit.mean(axis=0, dtype=np.float64)).sum())

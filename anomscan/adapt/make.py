@@ -208,7 +208,6 @@ def _adapted(
     if not preset.trains:
         return Adapted([backbone.model])
     against = preset.stopping.against(
-        backbone,
         len(sources),
         lambda: _some_features([backbone.model], backbone, sources, scratch),
         all_calibrate=options.all_calibrate,
@@ -222,7 +221,7 @@ def _adapted(
         rules = backbone.preprocessing
         return Folder(decoded(images, rules), len(images) * rules.tile_count, what)
 
-    normals = folder(sources, "normal")
+    normals = folder(_seen(sources, preset, backbone.preprocessing.tile_count), "normal")
     images = counted("reading the normals", normals.images, normals.count, progress)
     normals = replace(normals, images=images)
     further = {
@@ -247,6 +246,14 @@ def _adapted(
         options.seed, options.device, options.time_budget, options.memory, scratch, checkpoint
     )
     return adapt_backbone(backbone, preset, material, resources, progress)
+
+
+def _seen(sources: Sequence[Found], preset: Preset, tiles: int) -> Sequence[Found]:
+    """No more normals, spread over all, than the steps can see: to make views of each takes time."""
+    most = -(-preset.optimisation.steps * preset.optimisation.batch // tiles)
+    if not preset.views or len(sources) <= most:
+        return sources
+    return [sources[i] for i in np.linspace(0, len(sources) - 1, most).astype(int)]
 
 
 def _settings(

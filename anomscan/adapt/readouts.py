@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from anomscan.adapt.backbones import Backbone
 from anomscan.adapt.parts import Part
@@ -17,6 +19,9 @@ from anomscan.adapt.whitening import POWER, RootedFeatures
 from anomscan.images.decode import Decoded
 from anomscan.images.find import Unreadable
 from anomscan.types import Features
+
+ADAPTED = 2.0
+"""Weight of the adapted features' squared distances beside the pretrained ones'. See docs/methods.md."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,55 @@ class RootedHead(Head):
         return Read([*network, rooted], settings=rooted.settings, head=head)
 
 
+class RootedBeside(Head):
+    """The pretrained head as ``RootedHead``, the adapted one beside it likewise, but without the root.
+
+    The loss sees features of norm 1, and what it has learnt is told by these better than by their roots.
+
+    Args:
+        power: of the whitening, see ``RootedFeatures``.
+    """
+
+    def __init__(self, power: float = POWER) -> None:
+        self.power = power
+
+    @property
+    def plain(self) -> Readout:
+        """Both heads as they are."""
+        return Head()
+
+    def describe(self) -> str:
+        """In a few words."""
+        return "as none, and the adapted head's features, a little whitened"
+
+    def read(
+        self,
+        backbone: Backbone,
+        network: Sequence[nn.Module],
+        normals: Iterable[Decoded | Unreadable],
+        scratch: Path,
+    ) -> Read:
+        """``network`` gives the features of both side by side; see ``stopping.SideBySide``."""
+        pretrained, adapted = np.split(features_of(network, backbone, normals, scratch), 2, axis=1)
+        rooted = RootedFeatures(pretrained, power=self.power)
+        whitened = RootedFeatures(adapted, ADAPTED, self.power, root=False)
+        settings = {**rooted.settings, "weight_of_adapted": ADAPTED}
+        return Read([*network, Halves(rooted, whitened)], settings=settings, head=pretrained)
+
+
+class Halves(nn.Module):
+    """Two modules, one for each half of the features."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, 2 D) to (N, 2 D)."""
+        first, second = features.chunk(2, dim=1)
+        return torch.cat([self.first(first), self.second(second)], dim=1)
+
+
 class Stages(Readout):
     """The head beside the deep stages, as far as the normals open the gate."""
 
@@ -176,8 +230,8 @@ class RootedStages(Readout):
 
     @property
     def adapted(self) -> Readout:
-        """The head, see ``Stages``."""
-        return RootedHead(self.power)
+        """The heads of both networks, see ``Stages``."""
+        return RootedBeside(self.power)
 
     def describe(self) -> str:
         """In a few words."""

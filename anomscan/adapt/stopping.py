@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anomscan.adapt.activations import ActivationCache
-from anomscan.adapt.backbones import Backbone
 from anomscan.adapt.checkpoint import Tensors
 from anomscan.adapt.parts import Part
 from anomscan.types import Arrays, Features
@@ -68,15 +67,12 @@ class Watch:
 class Stopping(Part):
     """A rule for whether to train, when training ends and what is kept of it."""
 
-    def against(
-        self, backbone: Backbone, normals: int, head: Callable[[], Features], *, all_calibrate: bool
-    ) -> str | None:
+    def against(self, normals: int, head: Callable[[], Features], *, all_calibrate: bool) -> str | None:
         """Why the network is not trained at all; None where nothing is known to speak against it.
 
         Args:
-            backbone: pretrained.
             normals: how many there are.
-            head: gives the features of some of them, (n, D).
+            head: gives the pretrained features of some of them, (n, D).
             all_calibrate: whether the model's p-values are to come from the normals that it learns from.
         """
         return None

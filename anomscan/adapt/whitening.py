@@ -73,6 +73,7 @@ class RootedFeatures(nn.Module):
         normals: (n, D) features of the normals.
         weight: of the squared distances.
         power: of the whitening; with 0 nothing is fitted to the normals.
+        root: False leaves the root out.
 
     Features with negative components have no root: they are scaled to norm 1 as they are.
     """
@@ -81,9 +82,11 @@ class RootedFeatures(nn.Module):
     axes: Tensor
     gains: Tensor
 
-    def __init__(self, normals: Features, weight: float = 1.0, power: float = POWER) -> None:
+    def __init__(
+        self, normals: Features, weight: float = 1.0, power: float = POWER, *, root: bool = True
+    ) -> None:
         super().__init__()
-        self.rooted, self.power = bool((normals >= 0).all()), power
+        self.rooted, self.power = root and bool((normals >= 0).all()), power
         if not power:
             self.scale = weight**0.5
             return

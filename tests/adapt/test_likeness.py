@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anomscan.adapt.likeness import MOST, agreement, distinctness
+from anomscan.adapt.likeness import MOST, distinctness
 from tests.adapt.test_focus import apart, clustered
 
 
@@ -29,14 +29,3 @@ def test_many_normals_are_judged_by_a_few() -> None:
     assert distinctness(many[:MOST]) != distinctness(many)
     spread = np.linspace(0, len(many) - 1, MOST).astype(int)
     assert distinctness(many) == distinctness(many[spread])
-
-
-def test_agreement_is_the_mean_cosine_between_what_a_classifier_says_of_two() -> None:
-    one = np.tile(np.eye(5, dtype=np.float32)[:1], (40, 1))
-    assert agreement(one) == pytest.approx(1)
-    assert agreement(7 * one + 3) == pytest.approx(1)
-    many = np.eye(5, dtype=np.float32)[np.arange(40) % 5]
-    assert agreement(many) == pytest.approx(0, abs=1e-6)
-    two = np.eye(5, dtype=np.float32)[np.arange(40) % 2]
-    assert agreement(two) == pytest.approx((1 - 1 / 4) / 2)
-    assert np.isfinite(agreement(np.zeros((4, 5), np.float32)))

@@ -85,8 +85,9 @@ def test_every_preset_makes_a_network_and_trains_what_it_says(
     assert (told.preset, told.steps) == (method, 2 if preset.trains else 0)
     trained = {**vars(preset.optimisation), "steps": 2} if preset.trains else {}
     assert {name: told.settings[name] for name in trained} == trained
-    rooted = preset.readout.plain is not preset.readout
-    assert told.settings.keys() - trained == ({"root", "whitening", "shrinkage"} if rooted else set())
+    rooted = {"root", "whitening", "shrinkage"} if preset.readout.plain is not preset.readout else set()
+    beside = {"weight_of_adapted"} if method == "auto" else set()
+    assert told.settings.keys() - trained == rooted | beside
     assert (told.final_loss is None) == (not preset.trains)
     assert network.learnt.keys() == preset.learns
     assert network.backbone.name == "resnet10t"
@@ -207,7 +208,6 @@ def test_auto_puts_the_pretrained_head_beside_the_adapted_one(
     monkeypatch.setattr(beside, "FEWEST", 20)
     monkeypatch.setattr(beside, "DISTINCT", 0.0)
     monkeypatch.setattr(beside, "FALLS", 0.0)
-    monkeypatch.setattr(beside, "AGREEMENT", -1.0)
     auto = make("auto", steps=3, scorer=scorer)
     assert auto.method.steps == 3
     assert auto.method.selection is not None
@@ -220,6 +220,33 @@ def test_auto_puts_the_pretrained_head_beside_the_adapted_one(
         plain = features(make("none", scorer="knn"))
         np.testing.assert_allclose(2**0.5 * found[:, :512], plain, atol=1e-5)
         assert np.abs(2**0.5 * found[:, 512:] - plain).max() > 1e-6
+
+
+class Counting(Stopping):
+    """Sees how many normals are learnt from."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def describe(self) -> str:
+        return "counting"
+
+    def watch(self, training: Training) -> Watch:
+        self.seen = len(training.normals)
+        return Watch()
+
+
+@pytest.mark.parametrize(("method", "all_of_them"), [("msc", False), ("panda-es", True)])
+def test_views_are_made_of_no_more_normals_than_the_steps_see(
+    make: Make, normal_folder: Path, monkeypatch: pytest.MonkeyPatch, method: str, all_of_them: bool
+) -> None:
+    counting, preset = Counting(), PRESETS[method]
+    small = replace(preset.optimisation, batch=3)
+    monkeypatch.setitem(PRESETS, method, replace(preset, optimisation=small, stopping=counting))
+    make(method, steps=2)
+    there = len(find_images(str(normal_folder)))
+    assert there > 6
+    assert counting.seen == (there if all_of_them else 6)
 
 
 def test_consolidation_takes_a_reference_folder(make: Make, others: Path) -> None:

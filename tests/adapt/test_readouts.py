@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from anomscan.adapt.readouts import Head, Readout, RootedHead, RootedStages, Stages
+from anomscan.adapt.readouts import ADAPTED, Head, Readout, RootedBeside, RootedHead, RootedStages, Stages
 from anomscan.adapt.stage_readout import StageReadout
-from anomscan.adapt.whitening import POWER
+from anomscan.adapt.stopping import SideBySide
+from anomscan.adapt.whitening import POWER, RootedFeatures
 from anomscan.images.decode import Decoded
 from tests.adapt.networks import random_backbone
 from tests.conftest import draw
@@ -47,6 +48,30 @@ def test_a_rooted_readout_tells_what_shaped_it_and_has_a_plain_one(readout: Read
     assert not readout.normalises
     plain = readout.plain
     assert plain.plain is plain is not readout
+
+
+def test_the_adapted_head_stands_without_its_root_beside_the_pretrained_one(tmp_path: Path) -> None:
+    backbone = random_backbone("resnet10t", 64)
+    adapted = random_backbone("resnet10t", 64).model
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    images = [Decoded(str(i), np.asarray(draw(i, side=64))) for i in range(6)]
+    network = [SideBySide([backbone.model, adapted])]
+    read = RootedStages().adapted.read(backbone, network, images, tmp_path)
+    assert read.settings == {**read.settings, "root": True, "whitening": POWER, "weight_of_adapted": ADAPTED}
+    assert read.head is not None
+    assert read.head.shape == (6, 512)
+    *both, halves = read.modules
+    assert both == network
+    pixels = torch.randn(5, 3, 64, 64)
+    with torch.no_grad():
+        first, second = network[0](pixels).chunk(2, dim=1)
+        found = halves(torch.cat([first, second], dim=1))
+        kept = halves.first, halves.second
+        torch.testing.assert_close(found, torch.cat([kept[0](first), kept[1](second)], dim=1))
+    assert [half.rooted for half in kept if isinstance(half, RootedFeatures)] == [True, False]
+    assert isinstance(RootedBeside().plain, Head)
 
 
 def test_what_is_fitted_to_the_normals_has_a_stand_in_that_is_not() -> None:

@@ -74,6 +74,16 @@ def test_features_with_negative_components_have_no_root() -> None:
     np.testing.assert_allclose(scaled, read(module, normals), atol=1e-5)
 
 
+def test_the_root_can_be_left_out() -> None:
+    features = drawn(300, 12)
+    found = read(RootedFeatures(features, power=0.0, root=False), features)
+    np.testing.assert_allclose(found, features / np.linalg.norm(features, axis=1, keepdims=True), rtol=1e-5)
+    whitened = RootedFeatures(features, weight=2.0, root=False)
+    assert not whitened.rooted
+    spread = [np.square(some - some.mean(axis=0)).sum() for some in (found, read(whitened, features))]
+    assert spread[1] == pytest.approx(2 * spread[0], rel=1e-3)
+
+
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_few_or_equal_normals_still_make_a_readout(count: int) -> None:
     same = np.tile(drawn(1, 30), (count, 1))
