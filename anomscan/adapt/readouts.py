@@ -132,22 +132,16 @@ class RootedHead(Head):
         return Read([*network, rooted], settings=rooted.settings, head=head)
 
 
-class RootedBeside(Head):
+class RootedBeside(RootedHead):
     """The pretrained head as ``RootedHead``, the adapted one beside it likewise, but without the root.
 
     The loss sees features of norm 1, and what it has learnt is told by these better than by their roots.
-
-    Args:
-        power: of the whitening, see ``RootedFeatures``.
     """
 
-    def __init__(self, power: float = POWER) -> None:
-        self.power = power
-
     @property
-    def plain(self) -> Readout:
-        """Both heads as they are."""
-        return Head()
+    def unfitted(self) -> Readout:
+        """The root of one and the norm of the other alone."""
+        return RootedBeside(0.0)
 
     def describe(self) -> str:
         """In a few words."""

@@ -71,11 +71,10 @@ def test_the_adapted_head_stands_without_its_root_beside_the_pretrained_one(tmp_
         kept = halves.first, halves.second
         torch.testing.assert_close(found, torch.cat([kept[0](first), kept[1](second)], dim=1))
     assert [half.rooted for half in kept if isinstance(half, RootedFeatures)] == [True, False]
-    assert isinstance(RootedBeside().plain, Head)
 
 
 def test_what_is_fitted_to_the_normals_has_a_stand_in_that_is_not() -> None:
-    for readout in (RootedHead(), RootedStages()):
+    for readout in (RootedHead(), RootedBeside(), RootedStages()):
         assert isinstance(readout.unfitted, type(readout))
         assert (readout.power, readout.unfitted.power) == (POWER, 0.0)  # type: ignore[attr-defined]
     head = Head()
