@@ -21,6 +21,7 @@ from anomscan.adapt.checkpoint import Tensors
 from anomscan.adapt.likeness import MOST, distinctness
 from anomscan.adapt.parallel import CoreParallel
 from anomscan.adapt.stopping import SideBySide, Stopping, Training, Watch, evenly
+from anomscan.spread import spread_over
 from anomscan.types import Features
 
 FEWEST = 100
@@ -136,11 +137,11 @@ class _Guarding(Watch):
 
     def _measure(self, step: int) -> Checkpoint:
         device = next(self._tail.parameters()).device
-        spread_over = np.linspace(0, len(self._normals) - 1, min(MOST, len(self._normals))).astype(int)
+        some = spread_over(len(self._normals), MOST)
         with CoreParallel(self._tail, device) as network:
             batches = (
                 self._normals.read(np.zeros_like(images), images)
-                for images in np.array_split(spread_over, -(-len(spread_over) // 64))
+                for images in np.array_split(some, -(-len(some) // 64))
             )
             found = torch.cat([network.features(batch).cpu() for batch in batches])
         features: Features = functional.normalize(found, dim=1).numpy()

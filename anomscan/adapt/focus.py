@@ -40,6 +40,7 @@ from anomscan.pipeline import available_cores, counted
 from anomscan.scoring.bank import Bank
 from anomscan.scoring.info import Looks
 from anomscan.scoring.patches import PatchGallery, peaks
+from anomscan.spread import spread_over
 from anomscan.types import Features, Pixels, Preprocessing, Progress
 
 LOOKS = ("auto", "image", "patch", "both")
@@ -200,13 +201,12 @@ def _best(views: Sequence[_View], side: int) -> _View:
 
 def _drawn(sources: Sequence[Found], tiles: int) -> tuple[list[Found], list[Found]]:
     """Judges, and others to compare them with, spread over all; fewer others where each has many tiles."""
-    spread = np.linspace(0, len(sources) - 1, min(LOOKED_AT, len(sources))).astype(int)
+    spread = spread_over(len(sources), LOOKED_AT)
     count = max(1, min(JUDGES, round(JUDGING * len(spread))))
-    judges = set(spread[np.linspace(0, len(spread) - 1, count).astype(int)].tolist())
+    judges = set(spread[spread_over(len(spread), count)].tolist())
     others = [sources[i] for i in spread if i not in judges] or list(sources)
     most = max(FEWEST, 2 * LOOKED_AT // tiles)
-    few = np.linspace(0, len(others) - 1, min(most, len(others))).astype(int)
-    return [sources[i] for i in sorted(judges)], [others[i] for i in few]
+    return [sources[i] for i in sorted(judges)], [others[i] for i in spread_over(len(others), most)]
 
 
 def limit_of(normals: int) -> float:

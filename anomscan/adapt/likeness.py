@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from anomscan.spread import spread_over
 from anomscan.types import Features
 
 MOST = 240
@@ -18,7 +19,7 @@ def distinctness(features: Features) -> float:
     Args:
         features: of normals, (n, D), by the pretrained network.
     """
-    chosen = np.linspace(0, len(features) - 1, min(MOST, len(features))).astype(int)
+    chosen = spread_over(len(features), MOST)
     unit = features[chosen] / np.maximum(np.linalg.norm(features[chosen], axis=1, keepdims=True), 1e-12)
     away = 1.0 - unit @ unit.T
     if len(away) < 4:

@@ -45,6 +45,7 @@ from anomscan.network.extractor import IMAGE, PATCHES, Extractor
 from anomscan.network.network import EXTRACTOR, WEIGHTS, FocusInfo, MethodInfo, Network
 from anomscan.pipeline import available_cores, counted
 from anomscan.scoring.info import ScorerInfo
+from anomscan.spread import spread_over
 from anomscan.types import Features, Metric, Preprocessing, Progress
 
 PARITY_IMAGES = 16
@@ -251,9 +252,7 @@ def _adapted(
 def _seen(sources: Sequence[Found], preset: Preset, tiles: int) -> Sequence[Found]:
     """No more normals, spread over all, than the steps can see: to make views of each takes time."""
     most = -(-preset.optimisation.steps * preset.optimisation.batch // tiles)
-    if not preset.views or len(sources) <= most:
-        return sources
-    return [sources[i] for i in np.linspace(0, len(sources) - 1, most).astype(int)]
+    return [sources[i] for i in spread_over(len(sources), most)] if preset.views else sources
 
 
 def _settings(

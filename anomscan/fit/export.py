@@ -20,6 +20,7 @@ from anomscan.network.extractor import Extractor
 from anomscan.network.network import EXTRACTOR, Int8Info
 from anomscan.pipeline import available_cores
 from anomscan.scoring.reduction import Reduction
+from anomscan.spread import spread_over
 from anomscan.types import Outputs, Progress
 
 EXPORT_IMAGES = 64
@@ -130,7 +131,7 @@ def _gallery_images(model: Model, where: Whereabouts) -> tuple[list[Decoded], Ou
     extractor gives them again.
     """
     count = len(model.normals)
-    spread = np.linspace(0, count - 1, min(_most(model), count)).astype(int)
+    spread = spread_over(count, _most(model))
     spread = np.array([i for i in spread if where.of(model.normals[i]) is not None], int)
     sources = where.sources(model.normals[i] for i in spread)
     decoded = list(decode_all(sources, model.manifest.preprocessing, available_cores()))

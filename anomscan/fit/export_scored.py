@@ -27,6 +27,7 @@ from anomscan.network.extractor import Extractor
 from anomscan.network.graph import Graph
 from anomscan.pipeline import available_cores
 from anomscan.scoring.base import Scorer
+from anomscan.spread import spread_over
 from anomscan.stats.calibration import Calibration
 from anomscan.types import Outputs, Progress
 
@@ -128,8 +129,7 @@ def _to_check_with(model: Model, named: list[str], where: Whereabouts) -> list[D
 
 def _some(paths: list[str]) -> Iterator[str]:
     """At most ``OF_A_KIND`` of them, evenly spread."""
-    spread = np.linspace(0, len(paths) - 1, min(OF_A_KIND, len(paths))).astype(int)
-    return (paths[i] for i in spread)
+    return (paths[i] for i in spread_over(len(paths), OF_A_KIND))
 
 
 def _mirrored(image: Decoded) -> Decoded:

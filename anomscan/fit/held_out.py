@@ -24,6 +24,7 @@ from anomscan.network.network import MethodInfo
 from anomscan.scoring.base import Scorer, read_arrays
 from anomscan.scoring.patched import Patched
 from anomscan.scoring.reduction import Reduction
+from anomscan.spread import spread_over
 from anomscan.stats.calibration import Calibration, Floats
 from anomscan.types import Features, Outputs, PatchMaps
 
@@ -42,7 +43,7 @@ def spread(held_out: list[Found], tiles: int, *, with_patches: bool) -> list[Fou
     most = MOST_WITH_PATCHES if with_patches else len(held_out)
     if tiles > 1:
         most = min(most, max(1, (MOST_TILES_WITH_PATCHES if with_patches else MOST_TILES) // tiles))
-    places = np.linspace(0, len(held_out) - 1, min(most, len(held_out))).astype(int)
+    places = spread_over(len(held_out), most)
     return [held_out[place] for place in places]
 
 
@@ -153,8 +154,7 @@ class HeldOut:
             tiles: of an image.
         """
         names = dict(zip(images.paths, group_names(images.paths, group_by, copies), strict=True))
-        most = min(MOST_HELD_OUT, len(images.paths), max(1, MOST_TILES // tiles))
-        few = np.linspace(0, len(images.paths) - 1, most).astype(int)
+        few = spread_over(len(images.paths), min(MOST_HELD_OUT, max(1, MOST_TILES // tiles)))
         patches = None if kept is None else kept.patches()
         if kept is not None:
             places = {path: i for i, path in enumerate(images.paths)}

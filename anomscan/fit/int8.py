@@ -21,6 +21,7 @@ from anomscan.pipeline import available_cores
 from anomscan.scoring.bank import Bank
 from anomscan.scoring.gallery import Gallery
 from anomscan.scoring.patches import PatchGallery, peaks
+from anomscan.spread import spread_over
 from anomscan.stats.measures import spearman
 from anomscan.types import Features, Metric, Outputs, Preprocessing
 
@@ -71,8 +72,8 @@ def make_int8(
         NoImages: fewer than ``FEWEST`` of the normals can be read.
     """
     threads = available_cores()
-    spread = np.linspace(0, len(normals) - 1, min(IMAGES, len(normals))).astype(int)
-    images = one_tile_each(decode_all((normals[i] for i in spread), preprocessing, threads))
+    some = (normals[i] for i in spread_over(len(normals), IMAGES))
+    images = one_tile_each(decode_all(some, preprocessing, threads))
     pixels = [image.pixels for image in images if isinstance(image, Decoded)]
     if len(pixels) < FEWEST:
         raise NoImages(

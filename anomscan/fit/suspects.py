@@ -28,6 +28,7 @@ from anomscan.model.suspects import Suspect, Suspects
 from anomscan.scoring.base import Scorer, knn_score
 from anomscan.scoring.gallery import Gallery
 from anomscan.scoring.patched import Patched
+from anomscan.spread import spread_over
 from anomscan.stats.calibration import Floats, benjamini_hochberg
 from anomscan.types import Features, Metric
 
@@ -73,7 +74,7 @@ def find_suspects(
             more = patch_scores_without(patched, held_out.patches, others.paths, copies)
             patch = np.concatenate([patch, more])
         ranked, features = [*ranked, *others.paths], np.concatenate([features, others.features])
-    few = np.linspace(0, len(ranked) - 1, min(MOST_RANKED, len(ranked))).astype(np.int64)
+    few = spread_over(len(ranked), MOST_RANKED)
     patch = None if patch is None else patch[few]
     whole = scorer.mean(features[few])
     return rank([ranked[i] for i in few], whole, patch, scorer, copies, weight)

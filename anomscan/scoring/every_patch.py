@@ -13,6 +13,7 @@ from anomscan.errors import ModelDamaged, UsageError
 from anomscan.scoring.bank import Bank, Patches, joined
 from anomscan.scoring.base import read_arrays
 from anomscan.scoring.patches import PATCHES, PLACES, NormalPatches, read_origin, written_origin
+from anomscan.spread import spread_over
 from anomscan.types import Features
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class EveryPatch(NormalPatches):
             raise ModelDamaged(f"{name} does not hold patches; adapt again")
         if (len(features), *features.shape[1:3]) != (len(paths), *grid):
             raise ModelDamaged(f"{files[PLACES].name} does not go with its patches; adapt again")
-        some = np.linspace(0, len(features) - 1, min(_LOOKED_AT, len(features))).astype(int)
+        some = spread_over(len(features), _LOOKED_AT)
         if not np.isfinite(features[some]).all():
             raise ModelDamaged(f"{name} holds patches that are no numbers; adapt again")
         return cls(np.asarray(features, np.float16), paths)

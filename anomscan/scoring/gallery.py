@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from anomscan.errors import GalleryTooSmall, ModelDamaged
 from anomscan.pipeline import available_cores
 from anomscan.scoring.info import GalleryInfo
+from anomscan.spread import spread_over
 from anomscan.types import Features, Metric
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ class Gallery:
 
     def some(self, most: int) -> Features:
         """At most so many of the features, (m, D) float32, evenly spread over the order of adding."""
-        return self.at(np.linspace(0, len(self) - 1, min(most, len(self))).astype(np.int64))
+        return self.at(spread_over(len(self), most))
 
     def at(self, positions: NDArray[np.int64]) -> Features:
         """The features at some positions, (m, D) float32."""

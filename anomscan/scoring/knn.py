@@ -10,6 +10,7 @@ from anomscan.errors import GalleryTooSmall, ModelDamaged
 from anomscan.scoring.base import Apart, Scorer, cosine_or_euclidean, knn_score
 from anomscan.scoring.gallery import Gallery
 from anomscan.scoring.info import ScorerInfo
+from anomscan.spread import spread_over
 from anomscan.types import Features, Outputs, Rows
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Knn(Scorer):
         """See there; of tiles those of ``MEASURED``, spread over all."""
         if tiles == 1:
             return super().among_others(normals, tiles, rows)
-        few = np.linspace(0, len(normals) - 1, min(MEASURED, len(normals))).astype(np.int64)
+        few = spread_over(len(normals), MEASURED)
         most = min(self.info.k + tiles, len(self.gallery))
         distances, found = self.gallery.search(normals.image[few], most)
         others = (rows[found] // tiles != few[:, None] // tiles) & (found >= 0)

@@ -38,6 +38,7 @@ from anomscan.scoring.bank import Patches, joined
 from anomscan.scoring.base import read_arrays
 from anomscan.scoring.gallery import Gallery
 from anomscan.scoring.patches import PatchGallery, read_origin, written_origin
+from anomscan.spread import spread_over
 from anomscan.types import Features, PatchMaps, Rows
 
 if TYPE_CHECKING:
@@ -200,8 +201,7 @@ def odd_places_apart(
     flat = distances.ravel()
     if inside is not None:
         there = np.flatnonzero(inside)
-        few = np.linspace(0, len(there) - 1, min(len(there), MOST_PATCHES)).astype(int)
-        return there[few], there[:0]
+        return there[spread_over(len(there), MOST_PATCHES)], there[:0]
     order = np.argsort(-flat, kind="stable")
     odd = order[flat[order] > limit][:MOST_PATCHES]
     return odd, np.flatnonzero((flat <= limit) & (to_others.ravel() > limit))
