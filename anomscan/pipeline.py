@@ -53,15 +53,22 @@ def in_order(
     the number of items. It pays where ``function`` releases the interpreter lock, as Pillow, onnxruntime
     and FAISS do. ``items`` is read by the consumer's thread; two of these in a row are a pipeline.
     """
-    waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
+        yield from in_order_by(pool, function, items, ahead)
+
+
+def in_order_by(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Iterator[Result]:
+    """``in_order`` in threads that stay when it has ended."""
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > ahead:
                 yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from contextlib import closing
 from typing import Annotated
 
 import typer
@@ -14,10 +15,12 @@ from anomscan.cli.options import (
     EXIT_UNREADABLE,
     Columns,
     CopyAnomalous,
+    DecodeLimit,
     Device,
     Exclude,
     FailOnAnomaly,
     FalsePositives,
+    Isolate,
     LineFormat,
     LineFormatOption,
     MaxPixels,
@@ -26,6 +29,7 @@ from anomscan.cli.options import (
     Neighbours,
     Threads,
     Threshold,
+    isolated,
     named_format,
 )
 from anomscan.errors import UsageError
@@ -82,6 +86,8 @@ def watch(
     device: Annotated[Device, typer.Option(help="Where the network runs.")] = Device.auto,
     exclude: Exclude = None,
     max_pixels: MaxPixels = None,
+    isolate: Isolate = False,
+    decode_limit: DecodeLimit = None,
 ) -> None:
     """Score images as they arrive in a folder, each once, also over restarts; SIGTERM ends it."""
     from anomscan.cli import console
@@ -114,6 +120,7 @@ def watch(
         further=further_columns(columns),
         exclude=exclude or (),
         max_pixels=max_pixels,
+        isolate=isolated(isolate, decode_limit),
         settle=settle,
         poll=poll,
         copy_to=copy_anomalous,
@@ -123,15 +130,13 @@ def watch(
         not_images=[place, *([output] if output else [])],
     )
     gc.set_threshold(_GARBAGE)
-    with Ledger.open(place, folder) as ledger:
-        watching = Watch(
-            job,
-            ledger,
-            AppendedFile(output) if output else AppendedStream(sys.stdout.fileno()),
-            console.message,
-        )
-        with ended_by_signals(watching.stop):
-            watching.once() if once else watching.run()
+    rows = AppendedFile(output) if output else AppendedStream(sys.stdout.fileno())
+    with (
+        Ledger.open(place, folder) as ledger,
+        closing(Watch(job, ledger, rows, console.message)) as watching,
+        ended_by_signals(watching.stop),
+    ):
+        watching.once() if once else watching.run()
     for line in watching.counts.messages(decided=decision != UNDECIDED):
         console.message(line)
     if once and fail_on_anomaly and watching.counts.anomalous:

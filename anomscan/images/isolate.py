@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +26,7 @@ from anomscan.images.budget import MEMORY_IN_FLIGHT
 from anomscan.images.decode import LOOK_AHEAD, Decoded
 from anomscan.images.find import Found, Source, Unreadable
 from anomscan.images.worker import GO, LENGTH, understood
-from anomscan.pipeline import available_cores, counted, in_order
+from anomscan.pipeline import available_cores, counted, in_order_by
 from anomscan.types import Preprocessing, Progress, Reading
 
 COMMAND = (sys.executable, "-P", "-m", "anomscan.images.worker")
@@ -48,9 +49,8 @@ def decode_all_apart(
     Raises:
         InputError: the processes do not start.
     """
-    workers = _Workers(preprocessing, seconds, command)
-    ahead = max(1, LOOK_AHEAD * threads // preprocessing.tile_count)
-    return _in_order(workers, workers.decoded, sources, threads, ahead)
+    with Decoders(preprocessing, threads, seconds, command) as decoders:
+        yield from decoders.decode_all(sources)
 
 
 def sifted(
@@ -68,28 +68,12 @@ def sifted(
     Raises:
         InputError: the processes do not start.
     """
-    workers, threads = _Workers(Reading(max_pixels=max_pixels), seconds, command), available_cores()
-    tried = _in_order(workers, workers.tried, sources, threads, LOOK_AHEAD * threads)
-    return list(counted("decoding the images apart", tried, len(sources), progress))
+    with Decoders(Reading(max_pixels=max_pixels), available_cores(), seconds, command) as decoders:
+        tried = decoders.try_all(sources)
+        return list(counted("decoding the images apart", tried, len(sources), progress))
 
 
 Result = TypeVar("Result")
-
-
-def _in_order(
-    workers: _Workers,
-    function: Callable[[Found], Result],
-    sources: Iterable[Found],
-    threads: int,
-    ahead: int,
-) -> Iterator[Result]:
-    results = in_order(function, sources, threads, ahead)
-    try:  # not ``yield from``: whoever stops early must not wait for a process that hangs
-        for result in results:  # noqa: UP028
-            yield result
-    finally:
-        workers.close()
-        results.close()  # type: ignore[attr-defined]
 
 
 class _Ended(Exception):
@@ -158,18 +142,56 @@ class _Worker:
         return code
 
 
-class _Workers:
-    """Processes that decode by ``rules``, see ``worker``; as many as there are threads that ask at a time."""
+class Decoders:
+    """Processes that decode, one batch of images after another, until they are closed; a context manager.
 
-    def __init__(self, rules: Preprocessing | Reading, seconds: float, command: Sequence[str]) -> None:
+    Args:
+        rules: how they decode; by a ``Reading`` they only try.
+        threads: how many there are at most, each started when it is first needed.
+        seconds: what an image may take.
+        command: starts one.
+    """
+
+    def __init__(
+        self,
+        rules: Preprocessing | Reading,
+        threads: int,
+        seconds: float,
+        command: Sequence[str] = COMMAND,
+    ) -> None:
         self._rules, self._seconds, self._command = rules, seconds, command
+        tiles = rules.tile_count if isinstance(rules, Preprocessing) else 1
+        self._ahead = max(1, LOOK_AHEAD * threads // tiles)
+        self._pool = ThreadPoolExecutor(threads)  # a process lives no longer than the thread that started it
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._all: list[_Worker] = []
         self._closed = False
 
-    def decoded(self, source: Found) -> Decoded | Unreadable:
-        """The image, or why it cannot be read; raises InputError where no process starts."""
+    def decode_all(self, sources: Iterable[Found]) -> Iterator[Decoded | Unreadable]:
+        """The images in their order, or why not; raises InputError where no process starts."""
+        return in_order_by(self._pool, self._decoded, sources, self._ahead)
+
+    def try_all(self, sources: Iterable[Found]) -> Iterator[Found]:
+        """The same sources, or what happens to a process that decodes them; raises as ``decode_all``."""
+        return in_order_by(self._pool, self._tried, sources, self._ahead)
+
+    def close(self) -> None:
+        """Kill them all."""
+        with self._lock:
+            self._closed, workers = True, self._all
+            self._all = []
+        for worker in workers:
+            worker.end()
+        self._pool.shutdown(cancel_futures=True)
+
+    def __enter__(self) -> Decoders:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _decoded(self, source: Found) -> Decoded | Unreadable:
         if isinstance(source, Unreadable):
             return source
 
@@ -180,8 +202,7 @@ class _Workers:
 
         return self._asked(source, read)
 
-    def tried(self, source: Found) -> Found:
-        """The same, or what happens to a process that decodes it; raises InputError where none starts."""
+    def _tried(self, source: Found) -> Found:
         return source if isinstance(source, Unreadable) else self._asked(source, lambda *_: source)
 
     def _asked(self, source: Source, read: Callable[[dict[str, Any], bytes], Result]) -> Result | Unreadable:
@@ -193,19 +214,15 @@ class _Workers:
         self._idle.put(worker)
         return found
 
-    def close(self) -> None:
-        """Kill them all."""
-        with self._lock:
-            self._closed, workers = True, self._all
-            self._all = []
-        for worker in workers:
-            worker.end()
-
     def _take(self) -> _Worker:
-        try:
-            return self._idle.get_nowait()
-        except queue.Empty:
-            return self._started()
+        while True:
+            try:
+                worker = self._idle.get_nowait()
+            except queue.Empty:
+                return self._started()
+            if worker.process.poll() is None:
+                return worker
+            self._forget(worker)  # it was ended while it had nothing to do
 
     def _started(self) -> _Worker:
         package = str(Path(anomscan.__file__).parent.parent)
@@ -250,11 +267,15 @@ class _Workers:
 
     def _end_of(self, worker: _Worker) -> str:
         """Why it is no more, for a row."""
-        code = worker.end()
-        with self._lock:
-            if worker in self._all:
-                self._all.remove(worker)
+        code = self._forget(worker)
         if worker.late:
             return f"decoding it takes longer than {self._seconds:g} s; see --decode-limit"
         name = signal.Signals(-code).name if code < 0 else f"exit {code}"
         return f"decoding it ends the process that does so ({name})"
+
+    def _forget(self, worker: _Worker) -> int:
+        """Take it from the list; how it ended."""
+        with self._lock:
+            if worker in self._all:
+                self._all.remove(worker)
+        return worker.end()

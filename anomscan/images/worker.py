@@ -4,7 +4,8 @@ It reads requests from standard input and answers on standard output, image by i
 by its parent; what it answers is numbers and text, since a decoder that a file has taken over may answer
 anything. By a ``Reading`` instead of a ``Preprocessing`` it tries images and gives none. It imports neither
 onnxruntime nor torch, and it does not outlive its parent: it ends with standard input, on Linux with the
-thread that started it, and a little after the time limit of an image in any case.
+thread that started it, and a little after the time limit of an image in any case. Signals that ask its parent
+to end, which a terminal or a service manager sends to both, are for the parent to decide on.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from anomscan.images.decode import FULL, Decoded, Remarks, look_at, opened
 from anomscan.images.find import Source, Unreadable
 from anomscan.images.glance import GLANCE
 from anomscan.images.memory import memory_limit
+from anomscan.signals import ENDING
 from anomscan.types import Preprocessing, Reading
 
 LENGTH = struct.Struct(">Q")
@@ -44,6 +46,7 @@ def main() -> None:
     """Decode what is asked for until there is no more."""
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    _leave_signals_to_the_parent()
     _die_with_the_parent()
     settings = receive(requests)
     if settings is None:
@@ -122,6 +125,12 @@ def _alarm(seconds: float) -> None:
     """Let the operating system end this process after so many seconds, whatever it does then; 0 for never."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _leave_signals_to_the_parent() -> None:
+    for name in ENDING:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _die_with_the_parent() -> None:

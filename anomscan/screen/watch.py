@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Event
 from time import monotonic
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from anomscan.files.append import AppendedFile, Output, Place
 from anomscan.files.delivery import deliver
 from anomscan.files.ledger import Appending, Batch, Duty, Ledger
 from anomscan.files.storage import Identity
-from anomscan.images.decode import decode_all
+from anomscan.images.decode import Decoded, decode_all
 from anomscan.images.find import Search, Source, Unreadable
 from anomscan.model.folder import MANIFEST
 from anomscan.model.model import Model, read_model
@@ -44,6 +45,9 @@ from anomscan.stats.decision import UNDECIDED, Decision
 from anomscan.stats.martingale import DriftTest, Ranks
 from anomscan.text import now, printable
 
+if TYPE_CHECKING:
+    from anomscan.images.isolate import Decoders
+
 BATCH = 64
 """Files a batch: with more, the first row is late and the disk is seldom waited for."""
 _DRIFT, _REFERENCE, _ALARM, _MODEL = "drift", "reference", "alarm", "model"
@@ -57,8 +61,9 @@ class WatchJob:
 
     ``settle`` is how many seconds a file must not have changed, ``poll`` how many pass between two looks
     through the folder (None where the system tells of new files), ``drift`` the probability of a false alarm
-    of drift, ever, or 0 for none. ``not_images`` are files, wherever they lie, that are never taken. Raises
-    InputError where the folder is none.
+    of drift, ever, or 0 for none. With ``isolate`` images are decoded in processes of their own, each in at
+    most so many seconds. ``not_images`` are files, wherever they lie, that are never taken. Raises InputError
+    where the folder is none.
     """
 
     folder: str
@@ -71,6 +76,7 @@ class WatchJob:
     further: tuple[str, ...] = ()
     exclude: Sequence[str] = ()
     max_pixels: int | None = None
+    isolate: float | None = None
     settle: float = 2.0
     poll: float | None = None
     copy_to: str | None = None
@@ -112,7 +118,7 @@ class _Judged:
 
 
 class Watch:
-    """Scores what arrives; see ``run`` and ``once``.
+    """Scores what arrives; see ``run`` and ``once``, and ``close`` it.
 
     Args:
         job: what to watch.
@@ -132,12 +138,18 @@ class Watch:
         self._root = os.path.realpath(job.folder)
         self._never = {os.path.realpath(path) for path in job.not_images}
         self._said: dict[str, str] = {}
+        self._decoders: Decoders | None = None
         self._model_state = state_of(os.path.join(job.model, MANIFEST))
         self._take(read_model(job.model, job.threads, job.device))
 
     def stop(self) -> None:
         """Finish the batch and end; may be called at any time, by a signal too."""
         self._stop.set()
+
+    def close(self) -> None:
+        """End the processes of ``isolate``."""
+        if self._decoders is not None:
+            self._decoders.close()
 
     def once(self) -> None:
         """Score all that has settled, or does within the time of settling, and return."""
@@ -232,8 +244,7 @@ class Watch:
         """The files of a batch in their order, less those that have gone, or were not settled after all."""
         found: dict[str, _Judged] = {}
         sources = (Source(file.path) for file in batch)
-        images = decode_all(sources, self._scoring.preprocessing, self._job.threads)
-        for scored in self._screener.stream(images):
+        for scored in self._screener.stream(self._decoded(sources)):
             if isinstance(scored, Unreadable):
                 found[scored.path] = _Judged(Row.of_unreadable(scored), None)
                 continue
@@ -255,6 +266,11 @@ class Watch:
                 self._settling.wait_longer(file)
             else:
                 yield file.key, replace(judged, identity=file.identity)
+
+    def _decoded(self, sources: Iterable[Source]) -> Iterator[Decoded | Unreadable]:
+        if self._decoders is not None:
+            return self._decoders.decode_all(sources)
+        return decode_all(sources, self._scoring.preprocessing, self._job.threads)
 
     def _report(self, files: list[tuple[str, _Judged]]) -> None:
         """Steps 2 to 4, see above."""
@@ -364,6 +380,11 @@ class Watch:
         check(self._job.decision, model.calibration)
         self._screener = Screener(model, self._job.k)
         self._scoring = ScoreJob((), model, max_pixels=self._job.max_pixels)
+        if self._job.isolate is not None:
+            from anomscan.images.isolate import Decoders
+
+            self.close()
+            self._decoders = Decoders(self._scoring.preprocessing, self._job.threads, self._job.isolate)
         further = self._job.further
         if self._job.form == "jsonl" and model.patches:
             further = tuple(dict.fromkeys((*further, REGIONS)))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from anomscan.fit.adapt import adapt
 from anomscan.fit.look import Gathering
 from anomscan.images.decode import Decoded, decode_all
 from anomscan.images.find import Found, Source, Unreadable, find
-from anomscan.images.isolate import decode_all_apart, sifted
+from anomscan.images.isolate import Decoders, decode_all_apart, sifted
 from anomscan.model.folder import read_manifest
 from anomscan.types import Preprocessing
 from tests.conftest import REPOSITORY, Run, draw
@@ -67,6 +68,14 @@ def children() -> set[str]:
         ["ps", "-o", "args=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=False
     )
     return {line for line in found.stdout.splitlines() if "anomscan.images.worker" in line}
+
+
+def workers() -> set[int]:
+    """The processes that this one has started and not ended, which may have another name."""
+    found = subprocess.run(
+        ["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=False
+    )
+    return {int(line.split()[0]) for line in found.stdout.splitlines() if "images.worker" in line}
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -170,6 +179,38 @@ def test_whoever_stops_early_does_not_wait_for_a_hang(images: Path) -> None:
     assert not children()
 
 
+def test_the_same_process_decodes_batch_after_batch(images: Path) -> None:
+    with Decoders(PREPROCESSING, 2, 30.0) as decoders:
+        pids = set()
+        for _ in range(3):
+            assert isinstance(*decoders.decode_all([Source(str(images / "00.png"))]), Decoded)
+            pids |= workers()
+        assert len(pids) == 1
+        (pid,) = pids
+        os.kill(pid, signal.SIGKILL)  # while it has nothing to do
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        assert isinstance(*decoders.decode_all([Source(str(images / "01.png"))]), Decoded)
+        assert pid not in workers()
+    assert not workers()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_for_the_parent_costs_no_image(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """A terminal and a service manager send it to every process of the service."""
+    slow = HOSTILE.replace("return load", "time.sleep(0.5); return load")
+    (tmp_path / "sitecustomize.py").write_text(slow)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with Decoders(PREPROCESSING, 1, 30.0) as decoders:
+        found = decoders.decode_all([Source(str(images / f"{name:02}.png")) for name in range(3)])
+        assert isinstance(next(found), Decoded)
+        (pid,) = workers()
+        os.kill(pid, number)
+        assert [type(image) for image in found] == [Decoded, Decoded]
+        assert workers() == {pid}
+
+
 def test_processes_that_do_not_start_end_the_run(images: Path) -> None:
     with pytest.raises(InputError, match="do not start"):
         list(
@@ -201,6 +242,23 @@ def test_score_isolate_survives_what_kills_a_run_without(
     assert [row for row in rows if "crash.png" in row] == [
         f",{images}/crash.png,,,,,decoding it ends the process that does so (SIGSEGV)"
     ]
+    assert hostile(*asked, "--decode-limit", "3").returncode == 2
+
+
+def test_watch_isolate_gets_past_what_kills_every_watch_without(
+    calibrated_folder: Path, images: Path, hostile: Run
+) -> None:
+    add_hostile(images, "crash", "hang")
+    asked = ("watch", images, "--model", calibrated_folder, "--once", "--settle", "0.1", "-o", "log.csv")
+    for _ in range(2):  # what is not reported comes again, and kills again
+        assert hostile(*asked).returncode < 0
+    done = hostile(*asked, *APART)
+    assert (done.returncode, done.stderr.decode()) == (3, "3 of 16 files could not be read\n")
+    again = hostile(*asked)
+    assert (again.returncode, again.stdout) == (0, b"")
+    log = (images.parent / "log.csv").read_text().splitlines()
+    assert len(log) == 1 + 16
+    assert {row.rsplit(",", 1)[1] for row in log if "crash" in row or "hang" in row} == {CRASHES, HANGS}
     assert hostile(*asked, "--decode-limit", "3").returncode == 2
 
 
