@@ -30,6 +30,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from anomscan import DEFAULT_BACKBONE
 from anomscan.adapt.options import AdaptOptions, BackboneChoice
 from anomscan.adapt.presets import find_preset
 from anomscan.fit.adapt import adapt
@@ -41,6 +42,8 @@ from anomscan.screen.run import ScoreJob
 from anomscan.screen.run import run as score
 from anomscan.stats.measures import auroc
 
+KIND = ("protocol", "method", "backbone", "normals", "size", "ratio")
+"""What a mean is taken over all else of."""
 PROTOCOLS = ("one-vs-rest", "hold-one-out", "small-modes", "outlier-exposure")
 RESULTS = Path(__file__).parent / "protocols.csv"
 
@@ -57,6 +60,7 @@ class Run:
     size: int
     ratio: float
     seed: int
+    backbone: str = DEFAULT_BACKBONE
 
 
 @dataclass(frozen=True)
@@ -104,8 +108,8 @@ def scores(model: str, folder: str) -> tuple[NDArray[np.float32], list[str]]:
     return np.array([row.score for row in rows], np.float32), [Path(row.path).parent.name for row in rows]
 
 
-def measure(root: Path, run: Run, task: Task, scratch: Path) -> dict[str, float]:
-    """Adapt, score, and compare with the truth."""
+def measure(root: Path, run: Run, task: Task, scratch: Path, weights: str | None = None) -> dict[str, float]:
+    """Adapt, score, and compare with the truth; ``weights`` is a file of those of the backbone."""
     generator = np.random.default_rng((run.seed, int(task.primary[0].encode().hex(), 16) % 2**32))
     normals = draw(root / "train", task.primary, run.normals, generator)
     if task.secondary is not None:
@@ -120,7 +124,7 @@ def measure(root: Path, run: Run, task: Task, scratch: Path) -> dict[str, float]
         further[option] = linked(scratch / option, others)
     options = AdaptOptions(
         method,
-        BackboneChoice(size=run.size),
+        BackboneChoice(run.backbone, weights, run.size),
         outliers=further.get("outliers"),
         reference=further.get("reference"),
         scorer=scorer or None,
@@ -157,20 +161,20 @@ def done(results: Path) -> list[dict[str, str]]:
 
 
 def table(results: Path, seeds: list[int]) -> None:
-    """Print every task, the mean of its runs with ``seeds``, and the mean of each protocol and method."""
-    groups: dict[tuple[str, str], dict[str, list[float]]] = {}
+    """Print every task, the mean of its runs with ``seeds``, and the mean of each kind of run."""
+    groups: dict[tuple[str, ...], dict[str, list[float]]] = {}
     for line in done(results):
         if int(line["seed"]) not in seeds:
             continue
-        tasks = groups.setdefault((line["protocol"], line["method"]), {})
+        tasks = groups.setdefault(tuple(line[name] for name in KIND), {})
         tasks.setdefault(line["task"], []).append(float(line["auroc"]))
     names = sorted({name for tasks in groups.values() for name in tasks})
-    print("| protocol | method | " + " | ".join(names) + " | mean |")
-    print("|---" * (len(names) + 3) + "|")
-    for (protocol, method), tasks in sorted(groups.items()):
+    print("| " + " | ".join([*KIND, *names, "mean"]) + " |")
+    print("|---" * (len(KIND) + len(names) + 1) + "|")
+    for kind, tasks in sorted(groups.items()):
         means = {name: float(np.mean(values)) for name, values in tasks.items()}
         cells = [f"{means[name]:.1f}" if name in means else "" for name in names]
-        print("| " + " | ".join([protocol, method, *cells, f"{np.mean(list(means.values())):.2f}"]) + " |")
+        print("| " + " | ".join([*kind, *cells, f"{np.mean(list(means.values())):.2f}"]) + " |")
 
 
 def runs(arguments: argparse.Namespace, classes: list[str]) -> Iterator[tuple[Run, Task]]:
@@ -182,7 +186,7 @@ def runs(arguments: argparse.Namespace, classes: list[str]) -> Iterator[tuple[Ru
                     yield (
                         Run(
                             protocol, name, method, arguments.normals, arguments.test, arguments.size,
-                            arguments.ratio if protocol == "small-modes" else 1.0, seed,
+                            arguments.ratio if protocol == "small-modes" else 1.0, seed, arguments.backbone,
                         ),
                         make_task(protocol, name, classes),
                     )  # fmt: skip
@@ -202,6 +206,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--ratio", type=float, default=0.1, help="of small-modes")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--backbone", default=DEFAULT_BACKBONE)
+    parser.add_argument("--weights", help="a file of the backbone's, where timm cannot load them")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="print the results so far and stop")
     arguments = parser.parse_args()
@@ -215,7 +221,7 @@ def main() -> None:
         if tuple(key.values()) in have:
             continue
         with tempfile.TemporaryDirectory() as scratch:
-            result = measure(arguments.root, run, task, Path(scratch))
+            result = measure(arguments.root, run, task, Path(scratch), arguments.weights)
             versions = read_manifest(os.path.join(scratch, "model")).versions
         line = {name: round(value, 3) for name, value in result.items()}
         day = datetime.date.today().isoformat()
