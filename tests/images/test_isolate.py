@@ -63,18 +63,10 @@ def command() -> tuple[str, ...]:
     return (sys.executable, "-c", f"{HOSTILE}\nfrom anomscan.images.worker import main\nmain()")
 
 
-def children() -> set[str]:
-    found = subprocess.run(
-        ["ps", "-o", "args=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=False
-    )
-    return {line for line in found.stdout.splitlines() if "anomscan.images.worker" in line}
-
-
 def workers() -> set[int]:
-    """The processes that this one has started and not ended, which may have another name."""
-    found = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=False
-    )
+    """The processes that this one has started and not ended."""
+    asked = ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(os.getpid())]  # COLUMNS would cut what they are
+    found = subprocess.run(asked, capture_output=True, text=True, check=True)
     return {int(line.split()[0]) for line in found.stdout.splitlines() if "images.worker" in line}
 
 
@@ -94,7 +86,7 @@ def test_what_comes_is_what_comes_without(images: Path, threads: int) -> None:
                 other.identity,
                 other.remarks,
             )
-    assert not children()
+    assert not workers()
 
 
 def test_a_crash_and_a_hang_cost_a_row_each(images: Path) -> None:
@@ -112,7 +104,7 @@ def test_a_crash_and_a_hang_cost_a_row_each(images: Path) -> None:
         "hang2": "decoding it takes longer than 1.5 s; see --decode-limit",
         "gone": "why",
     }
-    assert not children()
+    assert not workers()
 
 
 def test_what_crashes_or_hangs_is_sifted_out_and_nothing_else(images: Path) -> None:
@@ -130,7 +122,7 @@ def test_what_crashes_or_hangs_is_sifted_out_and_nothing_else(images: Path) -> N
     assert [one for one in found if isinstance(one, Source)] == [
         one for one in sources if Path(one.path).stem not in reasons
     ]
-    assert not children()
+    assert not workers()
 
 
 def test_what_crashes_at_one_scale_only_is_sifted_out(tmp_path: Path) -> None:
@@ -173,10 +165,11 @@ def test_whoever_stops_early_does_not_wait_for_a_hang(images: Path) -> None:
     add_hostile(images, "0hang", "hang")
     found = decode_all_apart(find([str(images)]), PREPROCESSING, 2, 60.0, command())
     assert isinstance(next(found), Decoded)
+    assert workers()
     began = time.monotonic()
     found.close()  # type: ignore[attr-defined]
     assert time.monotonic() - began < 10
-    assert not children()
+    assert not workers()
 
 
 def test_the_same_process_decodes_batch_after_batch(images: Path) -> None:
