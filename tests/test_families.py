@@ -17,7 +17,7 @@ from anomscan.adapt.backbones import load_backbone
 from anomscan.adapt.beside import Beside
 from anomscan.adapt.folders import Folder, Material
 from anomscan.adapt.objectives import Compactness
-from anomscan.adapt.options import AdaptOptions, BackboneChoice
+from anomscan.adapt.options import AdaptOptions, BackboneChoice, FocusChoice
 from anomscan.adapt.presets import PRESETS
 from anomscan.adapt.readouts import Head
 from anomscan.adapt.trainer import Optimisation
@@ -55,7 +55,7 @@ def test_adapt_score_and_export(
 ) -> None:
     monkeypatch.setattr(Beside, "against", lambda *_, **__: None)
     size, (mean, std), _ = FAMILIES[choice.name]
-    options = AdaptOptions(method="auto", backbone=choice, steps=5)
+    options = AdaptOptions(method="auto", backbone=choice, steps=5, focus=FocusChoice("image"))
     folder = str(tmp_path / "m")
     preprocessing = adapt(str(normal_folder), folder, options, silent).manifest.preprocessing
     assert (preprocessing.height, preprocessing.width) == (size, size)

@@ -80,6 +80,8 @@ def test_every_preset_makes_a_network_and_trains_what_it_says(
         monkeypatch.setitem(PRESETS, method, replace(PRESETS[method], stopping=Eager()))
     preset = PRESETS[method]
     given: dict[str, Any] = {need.option: str(others) for need in preset.needs if need.required}
+    if preset.looks == "auto":
+        given["focus"] = FocusChoice("image")
     network = make(method, **given, **({"steps": 2} if preset.trains else {}))
     told = network.method
     assert (told.preset, told.steps) == (method, 2 if preset.trains else 0)
@@ -208,7 +210,7 @@ def test_auto_puts_the_pretrained_head_beside_the_adapted_one(
     monkeypatch.setattr(beside, "FEWEST", 20)
     monkeypatch.setattr(beside, "DISTINCT", 0.0)
     monkeypatch.setattr(beside, "FALLS", 0.0)
-    auto = make("auto", steps=3, scorer=scorer)
+    auto = make("auto", steps=3, scorer=scorer, focus=FocusChoice("image"))
     assert auto.method.steps == 3
     assert auto.method.selection is not None
     assert auto.method.selection["chosen_step"] == 3

@@ -57,6 +57,7 @@ def test_presets_of_every_kind_make_a_model_that_scores(
     further: dict[str, Any] = {need.option: str(others) for need in preset.needs if need.required}
     if preset.trains:
         further["steps"] = 2
+    further["focus"] = FocusChoice("both" if method == "stages" else "image")
     manifest = fit(normal_folder, tmp_path / "m", method=method, **further).manifest
     assert manifest.method.preset == method
     assert manifest.method.steps == further.get("steps", 0)
