@@ -6,6 +6,7 @@
   AUROC is that of the second class against the anomalies (Transfer-Based Semantic AD, sec. 5.4).
 * ``outlier-exposure``: one class is normal, four others are there to learn from, as outliers or, labelled,
   as reference images, and the rest are anomalous.
+* ``contaminated``: as ``one-vs-rest``, but ``--ratio`` of the normals are of the other classes, unknown.
 
 Every task runs the tool as a user would: ``adapt`` on a folder of links, then the ranking of the test
 images. A results CSV gets one line a task; a task that has its line is not run again, so an interrupted
@@ -24,7 +25,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,8 @@ from anomscan.stats.measures import auroc
 
 KIND = ("protocol", "method", "backbone", "normals", "size", "ratio")
 """What a mean is taken over all else of."""
-PROTOCOLS = ("one-vs-rest", "hold-one-out", "small-modes", "outlier-exposure")
+PROTOCOLS = ("one-vs-rest", "hold-one-out", "small-modes", "outlier-exposure", "contaminated")
+RATIOS = ("small-modes", "contaminated")
 RESULTS = Path(__file__).parent / "protocols.csv"
 
 
@@ -65,12 +67,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Task:
-    """The images of a run: ``primary`` normals' classes, the thinned class, outliers', anomalies'."""
+    """The images of a run: ``primary`` normals' classes, the thinned class, outliers', anomalies'.
+
+    ``hidden`` are the classes of the anomalies among the normals.
+    """
 
     primary: list[str]
     secondary: str | None
     outliers: list[str]
     anomalous: list[str]
+    hidden: list[str] = field(default_factory=list)
 
 
 def make_task(protocol: str, name: str, classes: list[str]) -> Task:
@@ -83,6 +89,8 @@ def make_task(protocol: str, name: str, classes: list[str]) -> Task:
         return Task([name], following[0], [], following[1:])
     if protocol == "outlier-exposure":
         return Task([name], None, following[:4], following[4:])
+    if protocol == "contaminated":
+        return Task([name], None, [], others, hidden=others)
     return Task([name], None, [], others)
 
 
@@ -111,7 +119,9 @@ def scores(model: str, folder: str) -> tuple[NDArray[np.float32], list[str]]:
 def measure(root: Path, run: Run, task: Task, scratch: Path, weights: str | None = None) -> dict[str, float]:
     """Adapt, score, and compare with the truth; ``weights`` is a file of those of the backbone."""
     generator = np.random.default_rng((run.seed, int(task.primary[0].encode().hex(), 16) % 2**32))
-    normals = draw(root / "train", task.primary, run.normals, generator)
+    hidden = round(run.ratio * run.normals) if task.hidden else 0
+    normals = draw(root / "train", task.primary, run.normals - hidden, generator)
+    normals += draw(root / "train", task.hidden, hidden, generator)
     if task.secondary is not None:
         normals += draw(root / "train", [task.secondary], round(run.ratio * run.normals), generator)
     everything = draw(root / "test", sorted(os.listdir(root / "test")), run.test, np.random.default_rng(0))
@@ -143,7 +153,7 @@ def measure(root: Path, run: Run, task: Task, scratch: Path, weights: str | None
 
 
 COLUMNS = [
-    *(field.name for field in fields(Run)),
+    *(column.name for column in fields(Run)),
     "auroc",
     "secondary_auroc",
     "adapt_seconds",
@@ -186,7 +196,7 @@ def runs(arguments: argparse.Namespace, classes: list[str]) -> Iterator[tuple[Ru
                     yield (
                         Run(
                             protocol, name, method, arguments.normals, arguments.test, arguments.size,
-                            arguments.ratio if protocol == "small-modes" else 1.0, seed, arguments.backbone,
+                            arguments.ratio if protocol in RATIOS else 1.0, seed, arguments.backbone,
                         ),
                         make_task(protocol, name, classes),
                     )  # fmt: skip
@@ -204,7 +214,7 @@ def main() -> None:
     parser.add_argument("--normals", type=int, default=500)
     parser.add_argument("--test", type=int, default=2000)
     parser.add_argument("--size", type=int, default=160)
-    parser.add_argument("--ratio", type=float, default=0.1, help="of small-modes")
+    parser.add_argument("--ratio", type=float, default=0.1, help="of small-modes and contaminated [0.1]")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--backbone", default=DEFAULT_BACKBONE)
     parser.add_argument("--weights", help="a file of the backbone's, where timm cannot load them")
@@ -215,7 +225,7 @@ def main() -> None:
         table(arguments.results, arguments.seeds)
         return
     classes = sorted(os.listdir(arguments.root / "train"))
-    have = {tuple(line[field.name] for field in fields(Run)) for line in done(arguments.results)}
+    have = {tuple(line[column.name] for column in fields(Run)) for line in done(arguments.results)}
     for run, task in runs(arguments, classes):
         key = {name: str(value) for name, value in asdict(run).items()}
         if tuple(key.values()) in have:
