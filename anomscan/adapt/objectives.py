@@ -193,19 +193,23 @@ class HypersphereClassifier(Objective):
 
     With h(z) = sqrt(||z||^2 + 1) - 1, the pseudo-Huber distance of phi(x) to the centre of the pretrained
     normals, a normal costs h and an outlier -log(1 - exp(-h)). The paper's centre is the origin, which
-    the features of a pretrained network with rectified outputs do not surround.
+    the features of a pretrained network with rectified outputs do not surround. The unit of z is the
+    root mean square of those normals' distances: in the features' own, outliers are so far from the
+    start that they cost nothing.
     """
 
     needs = OUTLIERS
     center: Tensor
+    unit: Tensor
 
     def describe(self) -> str:
         """In a few words."""
         return "hypersphere classifier"
 
     def prepare(self, features: Tensor, classes: int) -> None:
-        """Set the centre to the mean of the pretrained features."""
+        """Set the centre to the mean of the pretrained features, and the unit to how far they are from it."""
         self.center = features.mean(dim=0)
+        self.unit = (features - self.center).square().sum(dim=1).mean().sqrt().clamp_min(1e-6)
 
     def forward(self, normal: Tensor, other: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
         """Mean cost of the normals plus mean cost of the outliers."""
@@ -214,7 +218,7 @@ class HypersphereClassifier(Objective):
         return self._distance(normal).mean() - torch.log(-torch.expm1(-outside)).mean()
 
     def _distance(self, features: Tensor) -> Tensor:
-        return ((features - self.center).square().sum(dim=1) + 1).sqrt() - 1
+        return (((features - self.center) / self.unit).square().sum(dim=1) + 1).sqrt() - 1
 
 
 class JointClassification(Objective):
@@ -224,7 +228,8 @@ class JointClassification(Objective):
     reference folder, and their linear layer is trained with the network.
 
     Args:
-        weight: alpha, of the compactness; 0.1 in DOC.
+        weight: alpha; 0.1 as in DOC, whose compactness is a mean over the D components. Of the sum over
+            them, as eq. 2 is written, it would leave next to nothing of the classification.
     """
 
     needs = REFERENCE_CLASSES
@@ -244,9 +249,9 @@ class JointClassification(Objective):
         self.linear = nn.Linear(features.shape[1], classes, device=features.device)
 
     def forward(self, normal: Tensor, other: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
-        """Cross entropy of the reference images + alpha * compactness of the normals."""
+        """Cross entropy of the reference images + alpha / D * compactness of the normals."""
         assert other is not None  # noqa: S101 - the caller supplies what ``needs`` names
         assert labels is not None  # noqa: S101
         classification = functional.cross_entropy(self.linear(other), labels)
         compactness: Tensor = self.compactness(normal)
-        return classification + self.weight * compactness
+        return classification + self.weight / normal.shape[1] * compactness

@@ -125,7 +125,7 @@ def test_the_linear_layer_is_left_to_the_scorer() -> None:
 
 def test_hypersphere_classifier() -> None:
     objective = HypersphereClassifier()
-    objective.prepare(torch.tensor([[1.0, 1.0]]), 0)
+    objective.prepare(torch.tensor([[0.0, 1.0], [2.0, 1.0]]), 0)
     normal = torch.tensor([[1.0, 1.0], [1.0 + math.sqrt(3), 1.0]])  # h = 0 and sqrt(3 + 1) - 1 = 1
     outlier = torch.tensor([[1.0, 1.0 + math.sqrt(8)]], requires_grad=True)  # h = sqrt(8 + 1) - 1 = 2
     loss = objective(normal, outlier)
@@ -134,6 +134,18 @@ def test_hypersphere_classifier() -> None:
     # d/dh of -log(1 - exp(-h)) = -1 / (exp(h) - 1); dh/dz = z / sqrt(|z|^2 + 1)
     expected = -1 / (math.exp(2) - 1) * math.sqrt(8) / 3
     torch.testing.assert_close(outlier.grad, torch.tensor([[0.0, expected]]))
+
+
+def test_outliers_cost_as_much_whatever_the_scale_of_the_features() -> None:
+    generator = torch.Generator().manual_seed(0)
+    normals, outliers = torch.rand(8, 4, generator=generator), 1 + torch.rand(8, 4, generator=generator)
+    costs, free = [], torch.full((8, 4), 1e9)
+    for scale in (1.0, 100.0):
+        objective = HypersphereClassifier()
+        objective.prepare(scale * normals, 0)
+        costs.append(objective(scale * normals, scale * outliers) - objective(scale * normals, free))
+    torch.testing.assert_close(*costs)
+    assert costs[0] > 0.01
 
 
 def test_an_outlier_at_the_centre_has_a_finite_loss() -> None:
@@ -150,6 +162,6 @@ def test_joint_classification() -> None:
         objective.linear.bias.copy_(torch.tensor([0.0, math.log(2), 0.0]))  # probabilities 1/4, 1/2, 1/4
     normal = torch.tensor([[3.0, 0.0]], requires_grad=True)
     loss = objective(normal, torch.zeros(2, 2), torch.tensor([1, 2]))
-    assert loss.item() == pytest.approx((math.log(2) + math.log(4)) / 2 + 0.1 * 4)
+    assert loss.item() == pytest.approx((math.log(2) + math.log(4)) / 2 + 0.1 / 2 * 4)
     loss.backward()
-    torch.testing.assert_close(normal.grad, torch.tensor([[0.4, 0.0]]))
+    torch.testing.assert_close(normal.grad, torch.tensor([[0.2, 0.0]]))
