@@ -47,3 +47,21 @@ def test_pixels_are_normalised_inside() -> None:
     module = FromPixels(random_backbone("resnet10t", 64).preprocessing, nn.Identity())
     pixels = torch.tensor([0, 255, 51], dtype=torch.uint8).reshape(1, 1, 1, 3)
     assert module(pixels).flatten().tolist() == pytest.approx([-1, 1, -0.6])
+
+
+def test_activations_are_exported_out_of_place_and_work_in_place_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, activation = random_backbone("resnet10t", 64), nn.ReLU6(inplace=True)
+    export, seen = torch.onnx.export, []
+
+    def seeing(*given: object, **further: object) -> object:
+        seen.append(activation.inplace)
+        return export(*given, **further)
+
+    monkeypatch.setattr(torch.onnx, "export", seeing)
+    parts = (nn.Conv2d(3, 4, 3), activation, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    module = FromPixels(backbone.preprocessing, *parts)
+    write_onnx(module, tmp_path / "x.onnx", backbone.preprocessing, backbone.info)
+    check_parity(module, Extractor(tmp_path / "x.onnx", threads=1), PIXELS)
+    assert (seen, activation.inplace) == ([False], True)
