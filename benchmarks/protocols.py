@@ -47,6 +47,7 @@ KIND = ("protocol", "method", "backbone", "normals", "size", "ratio")
 """What a mean is taken over all else of."""
 PROTOCOLS = ("one-vs-rest", "hold-one-out", "small-modes", "outlier-exposure", "contaminated")
 RATIOS = ("small-modes", "contaminated")
+"""Protocols that ``--ratio`` is a part of."""
 RESULTS = Path(__file__).parent / "protocols.csv"
 
 
